@@ -1,0 +1,174 @@
+"""The numbered truth: every durable change takes the next `seq` of its scope in its own transaction.
+
+The scope's row is locked first and rights are read after it, so that the order of the numbers is
+the order of the commits, and a rolled-back or refused change leaves no hole.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy import bindparam, insert, select, tuple_, update
+
+from app.features.updates.frames import render_update
+from app.features.updates.models import ScopeRow, UpdateRow
+from app.infra.database.tx import Tx
+from app.kernel.announcements import Announcement
+from app.kernel.ids import UserId
+from app.kernel.scopes import Scope, ScopeKind
+
+_SET_SEQ = (
+    update(ScopeRow)
+    .where(ScopeRow.kind == bindparam("scope_kind"), ScopeRow.id == bindparam("scope_id"))
+    .values(seq=bindparam("new_seq"))
+)
+_INSERT_UPDATES = insert(UpdateRow)
+# PostgreSQL takes 65,535 parameters a statement, SQLite 32,766; a scope is two.
+_SCOPES_A_STATEMENT = 1000
+
+
+class ScopeLog:
+    """The locked scopes of one transaction. What is appended is written at the end of the transaction."""
+
+    def __init__(self, tx: Tx, seqs: Mapping[Scope, int]) -> None:
+        self._tx = tx
+        self._seqs = dict(seqs)
+        self._changed: set[Scope] = set()
+        self._rows: list[dict[str, object]] = []
+        self._announcements: list[Announcement] = []
+        tx.before_commit(self._write)
+
+    def is_locked(self, scope: Scope) -> bool:
+        """Whether this transaction holds the scope, so that it may append to it."""
+        return scope in self._seqs
+
+    def seq(self, scope: Scope) -> int:
+        """The scope's newest number, with what was appended here."""
+        return self._seqs[scope]
+
+    def append(
+        self,
+        scope: Scope,
+        update_type: str,
+        *,
+        subject_id: int | None = None,
+        data: Mapping[str, object] | None = None,
+        content: Mapping[str, object] | None = None,
+        joined: Iterable[UserId] = (),
+        left: Iterable[UserId] = (),
+    ) -> int:
+        """Number a change and let it leave after the commit.
+
+        Args:
+            scope: must be locked by this transaction.
+            update_type: the `type` on the wire; its filler is registered under the same word.
+            subject_id: the id of what changed, for the filler.
+            data: further references for the filler; stored in the clear, so nothing personal.
+            content: the wire `data`, where the caller has it at hand (hot paths); else it is filled
+                in from the log after the commit.
+            joined: users whose sockets follow the scope from this update on.
+            left: users whose sockets see nothing of the scope behind this update.
+
+        Returns:
+            Its `seq`.
+        """
+        seq = self._seqs[scope] + 1
+        self._seqs[scope] = seq
+        self._changed.add(scope)
+        joined, left = tuple(joined), tuple(left)
+        references = dict(data or {})
+        if joined or left:
+            references["_joined"], references["_left"] = list(joined), list(left)
+        self._rows.append(
+            {
+                "kind": int(scope.kind),
+                "scope_id": scope.id,
+                "seq": seq,
+                "type": update_type,
+                "subject_id": subject_id,
+                "data": references or None,
+                "created_at": self._tx.now,
+            }
+        )
+        frame = None if content is None else render_update(update_type, scope, seq, content)
+        self._announcements.append(Announcement(scope, seq, frame, joined, left))
+        return seq
+
+    async def _write(self) -> None:
+        if not self._rows:
+            return
+        await self._tx.execute(_INSERT_UPDATES, self._rows)
+        changes = [
+            {
+                "scope_kind": int(scope.kind),
+                "scope_id": scope.id,
+                "new_seq": self._seqs[scope],
+            }
+            for scope in sorted(self._changed)
+        ]
+        await self._tx.execute(_SET_SEQ, changes)
+        for announcement in self._announcements:
+            self._tx.announce(announcement)
+        self._rows = []
+        self._announcements = []
+
+
+async def create_scopes(tx: Tx, scopes: Iterable[Scope]) -> None:
+    """Begin the numbering of new chats or users at 0."""
+    rows = [{"kind": int(scope.kind), "id": scope.id, "seq": 0} for scope in sorted(scopes)]
+    if rows:
+        await tx.execute(insert(ScopeRow), rows)
+
+
+async def lock_scopes(tx: Tx, scopes: Iterable[Scope]) -> ScopeLog:
+    """Lock scopes to the end of the transaction: chats before users, by id, so that nobody deadlocks.
+
+    Call it once with all scopes, or first for chats and later for users. A scope that does not
+    exist is not locked (`is_locked`). Read membership and rights only after it.
+    """
+    return ScopeLog(tx, await _lock(tx, scopes, skip_locked=False))
+
+
+async def try_lock_scopes(tx: Tx, scopes: Iterable[Scope]) -> ScopeLog:
+    """As `lock_scopes`, but leaves out the scopes that somebody else holds at the moment."""
+    return ScopeLog(tx, await _lock(tx, scopes, skip_locked=True))
+
+
+async def _lock(tx: Tx, scopes: Iterable[Scope], *, skip_locked: bool) -> dict[Scope, int]:
+    ordered = sorted(set(scopes))
+    seqs: dict[Scope, int] = {}
+    for start in range(0, len(ordered), _SCOPES_A_STATEMENT):
+        chunk: Sequence[Scope] = ordered[start : start + _SCOPES_A_STATEMENT]
+        for kind in ScopeKind:
+            ids = [scope.id for scope in chunk if scope.kind is kind]
+            if ids:
+                seqs.update(await _lock_kind(tx, kind, ids, skip_locked=skip_locked))
+    return seqs
+
+
+async def _lock_kind(
+    tx: Tx, kind: ScopeKind, ids: Sequence[int], *, skip_locked: bool
+) -> dict[Scope, int]:
+    statement = (
+        select(ScopeRow.id, ScopeRow.seq)
+        .where(ScopeRow.kind == int(kind), ScopeRow.id.in_(ids))
+        .order_by(ScopeRow.id)
+    )
+    if tx.dialect == "postgresql":
+        # NO KEY: rows that refer to this one by a foreign key may still be inserted.
+        statement = statement.with_for_update(key_share=True, skip_locked=skip_locked)
+    return {Scope(kind, row.id): row.seq for row in await tx.all(statement)}
+
+
+async def read_seqs(tx: Tx, scopes: Iterable[Scope]) -> dict[Scope, int]:
+    """The newest numbers, without a lock; scopes that do not exist are left out."""
+    ordered = sorted(set(scopes))
+    seqs: dict[Scope, int] = {}
+    for start in range(0, len(ordered), _SCOPES_A_STATEMENT):
+        pairs = [
+            (int(scope.kind), scope.id) for scope in ordered[start : start + _SCOPES_A_STATEMENT]
+        ]
+        statement = select(ScopeRow.kind, ScopeRow.id, ScopeRow.seq).where(
+            tuple_(ScopeRow.kind, ScopeRow.id).in_(pairs)
+        )
+        for row in await tx.all(statement):
+            seqs[Scope(ScopeKind(row.kind), row.id)] = row.seq
+    return seqs

@@ -1,0 +1,39 @@
+"""Column types that behave alike on PostgreSQL and SQLite."""
+
+from datetime import datetime
+from typing import cast
+
+import orjson
+from sqlalchemy import BigInteger, Dialect, Integer, Text
+from sqlalchemy.types import TypeDecorator
+
+from app.kernel.clock import from_milliseconds, to_milliseconds
+
+# SQLite gives rowids that are never reused only to a column declared INTEGER.
+BigId = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class Timestamp(TypeDecorator[datetime]):
+    """Milliseconds since 1970 as BIGINT: both databases compare, index and copy it alike."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        return None if value is None else to_milliseconds(value)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else from_milliseconds(value)
+
+
+class Json(TypeDecorator[object]):
+    """Small JSON documents as text; nobody searches inside them."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: object, dialect: Dialect) -> str | None:
+        return None if value is None else orjson.dumps(value).decode()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> object:
+        return None if value is None else cast("object", orjson.loads(value))

@@ -1,0 +1,121 @@
+"""Group commit: hot writes that wait at the same moment share one transaction, each with its own outcome.
+
+While a group is being committed the next one gathers, so that the group grows with the load and a
+lone write waits for nobody. An item whose scope is locked by somebody else (BUSY) runs alone, with
+the connection's lock timeout, and so delays only itself.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from app.infra.database.tx import Tx
+from app.kernel.problems import Problem
+
+_MAX_GROUP = 64
+Item = TypeVar("Item")
+ItemContra = TypeVar("ItemContra", contravariant=True)
+Result = TypeVar("Result")
+ResultCo = TypeVar("ResultCo", covariant=True)
+T = TypeVar("T")
+
+
+class Busy:
+    """The outcome of an item whose scope was locked: nothing was done for it."""
+
+
+BUSY: Final = Busy()
+
+
+class Group(Protocol[ItemContra, ResultCo]):
+    """Handles 1 to 64 items in the caller's transaction: one outcome an item, in their order.
+
+    A Problem refuses that item alone; BUSY asks for a run in a group of one, which must wait for
+    its lock and may not answer BUSY again.
+    """
+
+    async def __call__(
+        self, tx: Tx, items: Sequence[ItemContra], /
+    ) -> "Sequence[ResultCo | Problem | Busy]":
+        """Run the group."""
+        ...
+
+
+class Write(Protocol):
+    """`Database.write`."""
+
+    def __call__(self, work: Callable[[Tx], Awaitable[T]], /) -> Coroutine[Any, Any, T]:
+        """Run `work` and commit."""
+        ...
+
+
+class GroupCommitter(Generic[Item, Result]):
+    """The queue and the one running group of one kind of write, on one worker."""
+
+    def __init__(
+        self, write: Write, work: Group[Item, Result], *, max_group: int = _MAX_GROUP
+    ) -> None:
+        self._write = write
+        self._work = work
+        self._max_group = max_group
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._runner: asyncio.Task[None] | None = None
+        self._alone: set[asyncio.Task[None]] = set()
+
+    def submit(self, item: Item) -> "asyncio.Future[Result]":
+        """Queue `item`; the future ends when its transaction is durable, or with its own Problem."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run())
+        return future
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                count = min(len(self._waiting), self._max_group)
+                await self._commit([self._waiting.popleft() for _ in range(count)])
+        finally:
+            self._runner = None
+
+    async def _commit(self, entries: "list[tuple[Item, asyncio.Future[Result]]]") -> None:
+        items = [item for item, _ in entries]
+
+        async def work(tx: Tx) -> "Sequence[Result | Problem | Busy]":
+            return await self._work(tx, items)
+
+        try:
+            outcomes = await self._write(work)
+        except Exception as error:  # noqa: BLE001 - handed to those who wait
+            self._fail(entries, error)
+            return
+        for (item, future), outcome in zip(entries, outcomes, strict=True):
+            if isinstance(outcome, Busy):
+                self._run_alone(item, future)
+            elif not future.done():
+                _settle(future, outcome)
+
+    def _fail(self, entries: "list[tuple[Item, asyncio.Future[Result]]]", error: Exception) -> None:
+        """One poisonous item must not refuse its neighbours: each gets its own transaction.
+
+        A group whose fault is not an item's own (the database is down) fails as a whole.
+        """
+        for item, future in entries:
+            if len(entries) == 1 or isinstance(error, Problem):
+                if not future.done():
+                    future.set_exception(error)
+            else:
+                self._run_alone(item, future)
+
+    def _run_alone(self, item: Item, future: "asyncio.Future[Result]") -> None:
+        task = asyncio.create_task(self._commit([(item, future)]))
+        self._alone.add(task)
+        task.add_done_callback(self._alone.discard)
+
+
+def _settle(future: "asyncio.Future[Result]", outcome: Result | Problem) -> None:
+    if isinstance(outcome, Problem):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

@@ -1,0 +1,136 @@
+"""The database: opens the one transaction of a use case, repeats it when it must, announces after commit."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from app.infra.database.committer import Group, GroupCommitter
+from app.infra.database.engines import (
+    Connections,
+    PostgresConnections,
+    SqliteConnections,
+)
+from app.infra.database.errors import DatabaseUnavailable, is_retryable, is_unavailable
+from app.infra.database.tx import Dialect, Tx
+from app.kernel.announcements import Announcement
+from app.kernel.clock import Clock
+from app.settings import Settings
+
+R = TypeVar("R")
+Item = TypeVar("Item")
+_log = logging.getLogger(__name__)
+_MAX_TRIES = 6
+_WORK_SECONDS = 30
+_jitter = random.SystemRandom()
+
+
+class Database:
+    """Either database. `on_commit` gets what was announced, in order, right after each commit."""
+
+    def __init__(self, connections: Connections, clock: Clock) -> None:
+        self.connections = connections
+        self.dialect: Dialect = connections.dialect
+        self.on_commit: Callable[[Sequence[Announcement]], None] = _announce_nothing
+        self._clock = clock
+        self._running: set[asyncio.Task[object]] = set()
+        self._committers: dict[object, object] = {}
+
+    async def write(self, work: Callable[[Tx], Awaitable[R]]) -> R:
+        """Run `work` in a transaction and commit it; the result is returned only once it is durable.
+
+        `work` is run again from its beginning after a deadlock or a serialisation failure, so it
+        must be repeatable. The caller's cancellation does not reach it.
+
+        Raises:
+            DatabaseUnavailable: the database is down; whether a commit was lost on the way is unknown.
+        """
+        return await self._shielded(self._write(work))
+
+    async def read(self, work: Callable[[Tx], Awaitable[R]]) -> R:
+        """Run `work` on a read-only connection; each statement sees the newest committed state."""
+        return await self._shielded(self._read(work))
+
+    async def write_grouped(self, work: Group[Item, R], item: Item) -> R:
+        """Run `work` for `item` in one transaction with the other items that wait at this moment.
+
+        Raises:
+            Problem: the outcome of this item alone.
+        """
+        committer = self._committers.get(work)
+        if not isinstance(committer, GroupCommitter):
+            committer = GroupCommitter[Item, R](self.write, work)
+            self._committers[work] = committer
+        return await asyncio.shield(committer.submit(item))  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
+
+    async def close(self) -> None:
+        """Wait for running transactions, then close all connections."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=_WORK_SECONDS)
+        await self.connections.close()
+
+    async def _shielded(self, run: Awaitable[R]) -> R:
+        task = asyncio.ensure_future(run)
+        self._running.add(task)  # pyright: ignore[reportArgumentType]
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    def _finished(self, task: "asyncio.Future[R]") -> None:
+        self._running.discard(task)  # pyright: ignore[reportArgumentType]
+        if not task.cancelled():
+            task.exception()  # marks it as seen: the caller may have gone
+
+    async def _write(self, work: Callable[[Tx], Awaitable[R]]) -> R:
+        for attempt in range(1, _MAX_TRIES + 1):
+            try:
+                return await self._write_once(work)
+            except DBAPIError as error:
+                if is_retryable(error) and attempt < _MAX_TRIES:
+                    await asyncio.sleep(_jitter.uniform(0.005, 0.02) * 2**attempt)
+                    continue
+                raise _as_unavailable(error) from error
+            except (OSError, PoolTimeoutError) as error:
+                raise DatabaseUnavailable(retry_after=1) from error
+        raise AssertionError
+
+    async def _write_once(self, work: Callable[[Tx], Awaitable[R]]) -> R:
+        async with self.connections.writing() as connection:
+            tx = Tx(connection, self.dialect, self._clock.now())
+            async with asyncio.timeout(_WORK_SECONDS):
+                result = await work(tx)
+                await tx.run_before_commit()
+        tx.run_after_commit()
+        if tx.announcements:
+            self.on_commit(tx.announcements)
+        return result
+
+    async def _read(self, work: Callable[[Tx], Awaitable[R]]) -> R:
+        try:
+            async with self.connections.reading() as connection:
+                return await work(Tx(connection, self.dialect, self._clock.now()))
+        except DBAPIError as error:
+            raise _as_unavailable(error) from error
+        except (OSError, PoolTimeoutError) as error:
+            raise DatabaseUnavailable(retry_after=1) from error
+
+
+def open_database(settings: Settings, clock: Clock) -> Database:
+    """The database that the settings name; connects on first use."""
+    if settings.database.type == "postgresql":
+        return Database(PostgresConnections(settings), clock)
+    return Database(SqliteConnections(settings.sqlite_path), clock)
+
+
+def _as_unavailable(error: DBAPIError) -> Exception:
+    if is_unavailable(error) or is_retryable(error):
+        _log.warning("database_unavailable", extra={"reason": type(error.orig).__name__})
+        return DatabaseUnavailable(retry_after=1)
+    return error
+
+
+def _announce_nothing(announcements: Sequence[Announcement]) -> None:
+    """Until the gateway listens there is nobody to tell."""

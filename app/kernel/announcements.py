@@ -1,0 +1,22 @@
+"""What leaves a transaction after its commit, and only then."""
+
+from dataclasses import dataclass
+
+from app.kernel.ids import UserId
+from app.kernel.scopes import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """Update `seq` of `scope` is committed.
+
+    `frame` is the finished JSON frame, the same bytes for every reader, or None: then it is read
+    and filled in from the log. `joined` follow the scope from this update on (it included),
+    `left` see nothing behind it.
+    """
+
+    scope: Scope
+    seq: int
+    frame: bytes | None = None
+    joined: tuple[UserId, ...] = ()
+    left: tuple[UserId, ...] = ()

@@ -1,0 +1,453 @@
+"""Configuration: typed groups read once from the environment and `.env`, all faults listed at once.
+
+Every field is one environment variable, named by its alias; `env.example` is generated from here.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import quote
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Environment(StrEnum):
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+class SettingsError(Exception):
+    """The configuration is wrong; one sentence for each fault, each naming its variable."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class Group(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        case_sensitive=False,
+        hide_input_in_errors=True,
+    )
+
+
+def _split_list(value: object) -> object:
+    """`a, b` -> `["a", "b"]`: lists are written with commas."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+class ServerSettings(Group):
+    """The process and its address."""
+
+    environment: Environment = Field(
+        Environment.DEVELOPMENT,
+        alias="ENVIRONMENT",
+        description="development, or production: then weak secrets and test providers refuse to start.",
+    )
+    host: str = Field(
+        "127.0.0.1",
+        alias="HOST",
+        description="Address on which `python -m app` listens.",
+    )
+    port: int = Field(8000, alias="PORT", ge=0, le=65535, description="Port on which it listens.")
+    workers: int = Field(
+        1,
+        alias="WORKERS",
+        ge=1,
+        le=64,
+        description="Processes of `python -m app`; more than 1 needs PostgreSQL and Redis.",
+    )
+    var_dir: Path = Field(
+        Path("var"),
+        alias="VAR_DIR",
+        description="Directory of the SQLite database and of generated keys.",
+    )
+    enable_docs: bool = Field(
+        default=True,
+        alias="ENABLE_DOCS",
+        description="Serve /docs, /redoc, /openapi.json and /asyncapi.json.",
+    )
+    trusted_proxies: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
+        default_factory=list[IPv4Network | IPv6Network],
+        alias="TRUSTED_PROXIES",
+        description="Networks of our own proxies, with commas; only they may name the client by X-Forwarded-For.",
+    )
+    max_body_size: int = Field(
+        1_048_576,
+        alias="MAX_BODY_SIZE",
+        ge=1024,
+        description="Largest JSON body, in bytes.",
+    )
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _parse_networks(cls, value: object) -> object:
+        parts = _split_list(value)
+        return (
+            [ip_network(str(part), strict=False) for part in parts]
+            if isinstance(parts, list)
+            else parts
+        )  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+
+
+class DatabaseSettings(Group):
+    """Where rows live."""
+
+    type: Literal["sqlite", "postgresql"] = Field(
+        "sqlite",
+        alias="DATABASE_TYPE",
+        description="sqlite (one process) or postgresql (12 or newer).",
+    )
+    url: SecretStr | None = Field(
+        None,
+        alias="DATABASE_URL",
+        description="postgresql://user:password@host:5432/name, or sqlite:///path; empty: SQLite in VAR_DIR.",
+    )
+    pool_size: int = Field(
+        10,
+        alias="DATABASE_POOL_SIZE",
+        ge=2,
+        le=200,
+        description="Connections of one worker to PostgreSQL.",
+    )
+
+    @model_validator(mode="after")
+    def _url_fits_type(self) -> "DatabaseSettings":
+        scheme = self.url.get_secret_value().partition("://")[0] if self.url else ""
+        if self.type == "postgresql" and scheme not in {
+            "postgresql",
+            "postgres",
+            "postgresql+asyncpg",
+        }:
+            msg = "DATABASE_URL must be postgresql://user:password@host:5432/name when DATABASE_TYPE is postgresql"
+            raise ValueError(msg)
+        if self.type == "sqlite" and scheme not in {"", "sqlite"}:
+            msg = "DATABASE_URL must be empty or sqlite:///path when DATABASE_TYPE is sqlite"
+            raise ValueError(msg)
+        return self
+
+
+class RedisSettings(Group):
+    """The bus between workers and the shared cache."""
+
+    use: bool = Field(
+        default=False,
+        alias="USE_REDIS",
+        description="Use Redis (6 or newer); needed for several workers.",
+    )
+    url: SecretStr = Field(
+        SecretStr("redis://localhost:6379/0"),
+        alias="REDIS_URL",
+        description="Address of Redis.",
+    )
+
+
+class SecretSettings(Group):
+    """Keys, and what is encrypted under them."""
+
+    secret_key: SecretStr | None = Field(
+        None,
+        alias="SECRET_KEY",
+        description="Signs tokens. Empty outside production: generated into VAR_DIR.",
+    )
+    secret_key_file: Path | None = Field(
+        None, alias="SECRET_KEY_FILE", description="File that holds SECRET_KEY instead."
+    )
+    master_key: SecretStr | None = Field(
+        None,
+        alias="MASTER_KEY",
+        description="Encrypts the data keys: without it nothing can be read again. Empty as above.",
+    )
+    master_key_file: Path | None = Field(
+        None, alias="MASTER_KEY_FILE", description="File that holds MASTER_KEY instead."
+    )
+    index_key: SecretStr | None = Field(
+        None,
+        alias="INDEX_KEY",
+        description="Key of the blind indexes of phones and names. Empty as above.",
+    )
+    index_key_file: Path | None = Field(
+        None, alias="INDEX_KEY_FILE", description="File that holds INDEX_KEY instead."
+    )
+    pbkdf2_rounds: int = Field(
+        600_000,
+        alias="PBKDF2_ROUNDS",
+        ge=1,
+        description="PBKDF2-HMAC-SHA256 rounds over MASTER_KEY at start; production refuses fewer than 600000.",
+    )
+    encrypt_personal_data: bool = Field(
+        default=True,
+        alias="ENCRYPT_PERSONAL_DATA",
+        description="Store phones, names, bios, devices as AES-256-GCM.",
+    )
+    encrypt_messages: bool = Field(
+        default=True,
+        alias="ENCRYPT_MESSAGES",
+        description="Store texts and their entities as AES-256-GCM.",
+    )
+
+
+class SmsSettings(Group):
+    """Sign-in codes and what may be spent on them."""
+
+    provider: Literal["console", "file", "twilio", "http"] = Field(
+        "console",
+        alias="SMS_PROVIDER",
+        description="console (prints the code), file (VAR_DIR/sms.jsonl), twilio or http; production needs the last two.",
+    )
+    timeout_seconds: float = Field(
+        8.0,
+        alias="SMS_TIMEOUT",
+        gt=0,
+        le=30,
+        description="Seconds after which a silent provider counts as failed.",
+    )
+    twilio_account_sid: str | None = Field(
+        None, alias="TWILIO_ACCOUNT_SID", description="Twilio: account SID."
+    )
+    twilio_auth_token: SecretStr | None = Field(
+        None, alias="TWILIO_AUTH_TOKEN", description="Twilio: token."
+    )
+    twilio_from: str | None = Field(
+        None,
+        alias="TWILIO_FROM",
+        description="Twilio: sending number (+1...) or messaging service SID (MG...).",
+    )
+    http_url: str | None = Field(
+        None, alias="SMS_HTTP_URL", description="http: address of the gateway."
+    )
+    http_method: Literal["POST", "PUT"] = Field(
+        "POST", alias="SMS_HTTP_METHOD", description="http: method."
+    )
+    http_authorization: SecretStr | None = Field(
+        None,
+        alias="SMS_HTTP_AUTHORIZATION",
+        description="http: value of the Authorization header.",
+    )
+    http_body: str = Field(
+        '{"to": "{phone}", "text": "{text}"}',
+        alias="SMS_HTTP_BODY",
+        description="http: JSON body with {phone}, {code} and {text} filled in.",
+    )
+    limit_per_phone: int = Field(
+        3,
+        alias="SMS_LIMIT_PER_PHONE",
+        ge=1,
+        description="Codes to one phone from one address in 10 minutes.",
+    )
+    limit_per_address: int = Field(
+        10,
+        alias="SMS_LIMIT_PER_ADDRESS",
+        ge=1,
+        description="Codes asked for by one address (IPv6: /64) in an hour.",
+    )
+    limit_per_prefix: int = Field(
+        200,
+        alias="SMS_LIMIT_PER_PREFIX",
+        ge=1,
+        description="Codes to one number prefix (country and area) in an hour.",
+    )
+    limit_per_day: int = Field(
+        20,
+        alias="SMS_LIMIT_PER_DAY",
+        ge=1,
+        description="Codes to one phone in 24 hours, whoever asks.",
+    )
+    code_hash_rounds: int = Field(
+        10,
+        alias="CODE_HASH_ROUNDS",
+        ge=4,
+        le=16,
+        description="bcrypt cost of stored codes; production needs 10.",
+    )
+
+
+class TokenSettings(Group):
+    """Life of tokens and sessions."""
+
+    access_minutes: int = Field(
+        15,
+        alias="ACCESS_TOKEN_MINUTES",
+        ge=1,
+        le=1440,
+        description="Minutes an access token lives.",
+    )
+    refresh_idle_days: int = Field(
+        30,
+        alias="REFRESH_TOKEN_IDLE_DAYS",
+        ge=1,
+        le=365,
+        description="Days after which an unused session ends.",
+    )
+    refresh_total_days: int = Field(
+        180,
+        alias="REFRESH_TOKEN_TOTAL_DAYS",
+        ge=1,
+        le=3650,
+        description="Days after which every session ends.",
+    )
+
+
+class WebSocketSettings(Group):
+    """Limits of live connections."""
+
+    heartbeat_seconds: int = Field(
+        25,
+        alias="WS_HEARTBEAT_SECONDS",
+        ge=1,
+        le=30,
+        description="Seconds between pings to a client.",
+    )
+    queue_bytes: int = Field(
+        1_048_576,
+        alias="WS_QUEUE_BYTES",
+        ge=65_536,
+        description="Bytes waiting for a slow reader before 4409.",
+    )
+    allowed_origins: Annotated[list[str], NoDecode] = Field(
+        default_factory=list[str],
+        alias="ALLOWED_ORIGINS",
+        description="Origins, with commas, whose pages may open WebSockets beside our own.",
+    )
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _parse_origins(cls, value: object) -> object:
+        return _split_list(value)
+
+
+class PeopleSettings(Group):
+    """Who finds whom, and how large a chat grows."""
+
+    user_directory: Literal["known", "open"] = Field(
+        "known",
+        alias="USER_DIRECTORY",
+        description="Search by name: among people you know, or everyone (open).",
+    )
+    lookups_per_day: int = Field(
+        2000,
+        alias="CONTACT_LOOKUPS_PER_DAY",
+        ge=1,
+        description="Distinct new numbers one account may look up a day by import and search together.",
+    )
+    max_group_members: int = Field(
+        200_000,
+        alias="MAX_GROUP_MEMBERS",
+        ge=2,
+        description="Members of one group or channel at most.",
+    )
+
+
+class LogSettings(Group):
+    """Where the log goes."""
+
+    file: Path = Field(
+        Path("app.log"),
+        alias="LOG_FILE",
+        description="Log file of all workers, JSON lines.",
+    )
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", alias="LOG_LEVEL", description="DEBUG, INFO, WARNING or ERROR."
+    )
+    max_bytes: int = Field(
+        50_000_000,
+        alias="LOG_MAX_BYTES",
+        ge=10_000,
+        description="Size at which the log file is rotated.",
+    )
+    backups: int = Field(
+        5,
+        alias="LOG_BACKUPS",
+        ge=0,
+        le=1000,
+        description="Rotated files that are kept.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All groups; passed down, never global."""
+
+    server: ServerSettings
+    database: DatabaseSettings
+    redis: RedisSettings
+    secrets: SecretSettings
+    sms: SmsSettings
+    tokens: TokenSettings
+    websocket: WebSocketSettings
+    people: PeopleSettings
+    log: LogSettings
+
+    @property
+    def is_production(self) -> bool:
+        return self.server.environment is Environment.PRODUCTION
+
+    @property
+    def sqlite_path(self) -> Path:
+        """The file of the SQLite database."""
+        url = self.database.url.get_secret_value() if self.database.url else ""
+        return Path(url.removeprefix("sqlite:///")) if url else self.server.var_dir / "messenger.db"
+
+    @property
+    def database_url(self) -> str:
+        """As SQLAlchemy wants it; holds the password."""
+        if self.database.type == "sqlite":
+            return f"sqlite:///{quote(str(self.sqlite_path))}"
+        url = self.database.url.get_secret_value() if self.database.url else ""
+        return "postgresql+asyncpg://" + url.partition("://")[2]
+
+
+GROUPS: dict[str, type[Group]] = {
+    "server": ServerSettings,
+    "database": DatabaseSettings,
+    "redis": RedisSettings,
+    "secrets": SecretSettings,
+    "sms": SmsSettings,
+    "tokens": TokenSettings,
+    "websocket": WebSocketSettings,
+    "people": PeopleSettings,
+    "log": LogSettings,
+}
+
+G = TypeVar("G", bound=Group)
+
+
+def load_settings(env_file: Path | None = Path(".env")) -> Settings:
+    """Read every group.
+
+    Raises:
+        SettingsError: one or more values are wrong; lists all of them.
+    """
+    faults: list[str] = []
+    groups: dict[str, Any] = {}
+    for name, group in GROUPS.items():
+        try:
+            groups[name] = group(_env_file=env_file)  # pyright: ignore[reportCallIssue] - pydantic-settings takes it
+        except ValidationError as error:
+            faults.extend(_sentences(group, error))
+    if faults:
+        raise SettingsError(faults)
+    return Settings(**groups)
+
+
+def _sentences(group: type[Group], error: ValidationError) -> list[str]:
+    """One sentence a fault; never the value, which may be a secret."""
+    sentences: list[str] = []
+    for fault in error.errors(include_input=False, include_url=False):
+        message = fault["msg"].removeprefix("Value error, ")
+        name = str(fault["loc"][0]) if fault["loc"] else ""
+        field = group.model_fields.get(name)
+        variable = field.alias if field and field.alias else name
+        sentences.append(f"{variable}: {message}" if variable else message)
+    return sentences
