@@ -1,0 +1,182 @@
+"""The format of every stored ciphertext, and the data keys that seal it.
+
+A value is `0x01 | key version (u32, big-endian) | nonce (12) | ciphertext | tag (16)` under
+AES-256-GCM. The associated data is `v1|table|column|row id|key version`: a value moved to another
+place does not open. Where encryption is switched off for a class of data the value is `0x00 | plain
+bytes`, so that one column holds both while rows are converted.
+"""
+
+import hashlib
+import hmac
+import os
+from collections.abc import Mapping
+from typing import overload
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+KEY_BYTES = 32
+
+_PLAIN = 0x00
+_SEALED = 0x01
+_VERSION_BYTES = 4
+_NONCE_BYTES = 12
+_TAG_BYTES = 16
+_FINGERPRINT_BYTES = 16
+_HEADER_BYTES = 1 + _VERSION_BYTES
+_SEALED_BYTES = _HEADER_BYTES + _NONCE_BYTES + _TAG_BYTES
+
+
+class CiphertextInvalid(Exception):  # noqa: N818 - says what is found, not what was done
+    """A stored value was moved, changed, cut, or belongs to another key. Holds no part of it."""
+
+
+class DataKey:
+    """All versions of one owner's key; seals with the newest, opens with the one that the value
+    names.
+    """
+
+    __slots__ = ("_ciphers", "_fingerprint_keys", "_version", "owner")
+
+    def __init__(self, owner: str, secrets: Mapping[int, bytes]) -> None:
+        """`secrets`: 32 bytes a version, at least one. The cipher objects are made once: setting
+        one up costs more than sealing a message with it.
+        """
+        self.owner = owner
+        self._ciphers = {version: AESGCM(secret) for version, secret in secrets.items()}
+        self._fingerprint_keys = {
+            version: hmac.digest(secret, b"v1|fingerprint", hashlib.sha256)
+            for version, secret in secrets.items()
+        }
+        self._version = max(self._ciphers)
+
+    def __repr__(self) -> str:
+        return f"DataKey({self.owner!r}, version={self._version})"
+
+    def seal(
+        self,
+        plaintext: bytes,
+        *,
+        table: str,
+        column: str,
+        row_id: int,
+        encrypt: bool = True,
+    ) -> bytes:
+        if not encrypt:
+            return bytes((_PLAIN,)) + plaintext
+        version = self._version
+        # A random nonce: below 2^32 values a key the chance of a repeat stays under 2^-32 (NIST SP
+        # 800-38D, 8.3).
+        nonce = os.urandom(_NONCE_BYTES)
+        sealed = self._ciphers[version].encrypt(
+            nonce, plaintext, _place(table, column, row_id, version)
+        )
+        return bytes((_SEALED,)) + version.to_bytes(_VERSION_BYTES, "big") + nonce + sealed
+
+    def open(self, value: bytes, *, table: str, column: str, row_id: int) -> bytes:
+        """What `seal` was given.
+
+        Raises:
+            CiphertextInvalid: the value is not one that this key sealed for this place.
+        """
+        if value[:1] == bytes((_PLAIN,)):
+            return value[1:]
+        if len(value) < _SEALED_BYTES or value[0] != _SEALED:
+            raise _invalid(table, column)
+        version = int.from_bytes(value[1:_HEADER_BYTES], "big")
+        cipher = self._ciphers.get(version)
+        if cipher is None:
+            raise _invalid(table, column)
+        nonce = value[_HEADER_BYTES : _HEADER_BYTES + _NONCE_BYTES]
+        try:
+            return cipher.decrypt(
+                nonce,
+                value[_HEADER_BYTES + _NONCE_BYTES :],
+                _place(table, column, row_id, version),
+            )
+        except InvalidTag:
+            raise _invalid(table, column) from None
+
+    @overload
+    def seal_text(
+        self, text: str, *, table: str, column: str, row_id: int, encrypt: bool = True
+    ) -> bytes: ...
+    @overload
+    def seal_text(
+        self, text: str | None, *, table: str, column: str, row_id: int, encrypt: bool = True
+    ) -> bytes | None: ...
+    def seal_text(
+        self, text: str | None, *, table: str, column: str, row_id: int, encrypt: bool = True
+    ) -> bytes | None:
+        """As `seal`; None stays None."""
+        if text is None:
+            return None
+        return self.seal(text.encode(), table=table, column=column, row_id=row_id, encrypt=encrypt)
+
+    @overload
+    def open_text(self, value: bytes, *, table: str, column: str, row_id: int) -> str: ...
+    @overload
+    def open_text(
+        self, value: bytes | None, *, table: str, column: str, row_id: int
+    ) -> str | None: ...
+    def open_text(self, value: bytes | None, *, table: str, column: str, row_id: int) -> str | None:
+        """As `open`; None stays None."""
+        if value is None:
+            return None
+        return self.open(value, table=table, column=column, row_id=row_id).decode()
+
+    def fingerprint(self, value: bytes) -> bytes:
+        """Tells later whether another value is the same, without telling the value: a plain hash of a short text
+        could be reversed. `key version (u32) | HMAC-SHA256 cut to 128 bits`.
+        """
+        return self._fingerprint(value, self._version)
+
+    def has_fingerprint(self, value: bytes, fingerprint: bytes) -> bool:
+        """Whether `fingerprint` was made of `value`, under whichever version of this key."""
+        version = int.from_bytes(fingerprint[:_VERSION_BYTES], "big")
+        if version not in self._fingerprint_keys:
+            return False
+        return hmac.compare_digest(self._fingerprint(value, version), fingerprint)
+
+    def _fingerprint(self, value: bytes, version: int) -> bytes:
+        digest = hmac.digest(self._fingerprint_keys[version], value, hashlib.sha256)
+        return version.to_bytes(_VERSION_BYTES, "big") + digest[:_FINGERPRINT_BYTES]
+
+
+def wrap_key(cipher: AESGCM, secret: bytes, *, owner: str, version: int, kek_version: int) -> bytes:
+    """A data key under the key-encryption key: `nonce (12) | ciphertext | tag (16)`, bound to its
+    row of `keys`.
+    """
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + cipher.encrypt(nonce, secret, _wrapping(owner, version, kek_version))
+
+
+def unwrap_key(
+    cipher: AESGCM, wrapped: bytes, *, owner: str, version: int, kek_version: int
+) -> bytes:
+    """What `wrap_key` was given.
+
+    Raises:
+        CiphertextInvalid: it was wrapped for another row or under another key-encryption key.
+    """
+    try:
+        secret = cipher.decrypt(
+            wrapped[:_NONCE_BYTES],
+            wrapped[_NONCE_BYTES:],
+            _wrapping(owner, version, kek_version),
+        )
+    except (InvalidTag, ValueError):
+        raise _invalid("keys", "wrapped") from None
+    return secret
+
+
+def _place(table: str, column: str, row_id: int, version: int) -> bytes:
+    return f"v1|{table}|{column}|{row_id}|{version}".encode()
+
+
+def _wrapping(owner: str, version: int, kek_version: int) -> bytes:
+    return f"v1|keys|{owner}|{version}|{kek_version}".encode()
+
+
+def _invalid(table: str, column: str) -> CiphertextInvalid:
+    return CiphertextInvalid(f"{table}.{column} holds a value that does not open")
