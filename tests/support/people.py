@@ -1,0 +1,319 @@
+"""People who use the server as clients do; every answer is held against OpenAPI too."""
+
+import itertools
+import json
+import re
+import ssl
+import uuid
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from tests.support.openapi import OpenApi
+from tests.support.servers import Server
+from tests.support.sockets import Socket
+
+Json = Any  # what json.loads answers
+API = "/api/v1"
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+_SERVER_FAULT = 500
+# Made once: a context costs 20 ms, and the tests speak plain HTTP.
+_NO_TLS = ssl.create_default_context()
+
+
+class Deployment:
+    """The servers that stand for one backend, one or several nodes over the same data."""
+
+    def __init__(
+        self, name: str, nodes: Sequence[Server], details: dict[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self.nodes = list(nodes)
+        self.details = details or {}
+        self._turn = itertools.count()
+        self._numbers = itertools.count(1)
+        self._openapi: OpenApi | None = None
+
+    @property
+    def openapi(self) -> OpenApi:
+        if self._openapi is None:
+            answer = httpx.get(f"{self.nodes[0].base_url}/openapi.json", trust_env=False)
+            self._openapi = OpenApi(answer.raise_for_status().json())
+        return self._openapi
+
+    def next_node(self) -> Server:
+        """Nodes take turns, so that people meet across them."""
+        return self.nodes[next(self._turn) % len(self.nodes)]
+
+    def next_phone(self) -> str:
+        """A valid German mobile number that nobody had before."""
+        return f"+49170{next(self._numbers):07d}"
+
+    def codes(self, phone: str) -> list[str]:
+        return self.nodes[0].codes(phone)
+
+
+class Person:
+    """A signed-in device, or (without a token) a stranger. Paths are relative to /api/v1."""
+
+    def __init__(self, backend: "Backend", answer: Json = None, *, phone: str = "") -> None:
+        self.backend = backend
+        self.phone = phone
+        self.tokens: Json = answer or {}
+        self.user: Json = self.tokens.get("user", {})
+        self.node = backend.deployment.next_node()
+        self.client = httpx.AsyncClient(
+            base_url=self.node.base_url, timeout=30, trust_env=False, verify=_NO_TLS
+        )
+        backend.stack.push_async_callback(self.client.aclose)
+
+    @property
+    def id(self) -> int:
+        return self.user["id"]
+
+    @property
+    def access_token(self) -> str:
+        return self.tokens["access_token"]
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        content: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        query: dict[str, object] | None = None,
+    ) -> httpx.Response:
+        """One request, its answer checked for what every answer has."""
+        head = {"Authorization": f"Bearer {self.access_token}"} if self.tokens else {}
+        if body is not None:
+            content = json.dumps(body).encode()
+        if content is not None:
+            head["Content-Type"] = "application/json"
+        parameters = {
+            name: _query_value(value) for name, value in (query or {}).items() if value is not None
+        }
+        url = path if path.startswith(("/health", "/openapi", "/docs")) else API + path
+        response = await self.client.request(
+            method, url, content=content, headers=head | (headers or {}), params=parameters or None
+        )
+        check_answer(self.backend.deployment.openapi, method, response)
+        if self.tokens and response.is_success:
+            assert "no-store" in response.headers.get("cache-control", ""), (
+                f"{method} {path} may be cached"
+            )
+        return response
+
+    async def get(
+        self, path: str, *, expect: int | None = None, code: str | None = None, **query: object
+    ) -> Json:
+        return _result(await self.call("GET", path, query=query), expect, code)
+
+    async def post(
+        self,
+        path: str,
+        body: object = None,
+        *,
+        expect: int | None = None,
+        code: str | None = None,
+        **query: object,
+    ) -> Json:
+        return _result(await self.call("POST", path, body, query=query), expect, code)
+
+    async def put(
+        self,
+        path: str,
+        body: object = None,
+        *,
+        expect: int | None = None,
+        code: str | None = None,
+        **query: object,
+    ) -> Json:
+        return _result(await self.call("PUT", path, body, query=query), expect, code)
+
+    async def delete(
+        self, path: str, *, expect: int | None = None, code: str | None = None, **query: object
+    ) -> Json:
+        return _result(await self.call("DELETE", path, query=query), expect, code)
+
+    async def ticket(self, chat_id: int | None = None) -> str:
+        body = {} if chat_id is None else {"chat_id": chat_id}
+        answer = await self.post("/auth/ws-ticket", body, expect=201)
+        return answer["ticket"]
+
+    async def connect(
+        self,
+        *,
+        token: str | None = None,
+        chat_id: int | None = None,
+        hello: bool = True,
+        **options: Any,
+    ) -> Socket:
+        """A socket on the node whose turn it is; by a ticket unless a token is given."""
+        token = token or await self.ticket(chat_id)
+        place = f"/ws/chat/{chat_id}/{token}" if chat_id is not None else f"/ws/{token}"
+        url = self.backend.deployment.next_node().websocket_url + API + place
+        socket = await Socket.open(url, hello=hello, **options)
+        self.backend.stack.push_async_callback(socket.close)
+        return socket
+
+    async def private_chat(self, other: "Person") -> Json:
+        return await self.post("/chats/", {"type": "private", "user_id": other.id})
+
+    async def group(self, title: str, members: Sequence["Person"] = (), **options: object) -> Json:
+        ids = [member.id for member in members]
+        return await self.post(
+            "/chats/", {"type": "group", "title": title, "member_ids": ids, **options}, expect=201
+        )
+
+    async def channel(
+        self, title: str, members: Sequence["Person"] = (), **options: object
+    ) -> Json:
+        ids = [member.id for member in members]
+        body = {"type": "channel", "title": title, "member_ids": ids, **options}
+        return await self.post("/chats/", body, expect=201)
+
+    async def say(self, chat: Json, text: str, **options: object) -> Json:
+        return await self.post(
+            "/messages/", {"chat_id": chat["id"], "text": text, **options}, expect=201
+        )
+
+    async def history(self, chat: Json, **query: object) -> list[Json]:
+        answer = await self.get(f"/messages/chat/{chat['id']}", **query)
+        return answer["items"]
+
+    async def chat(self, chat: Json) -> Json:
+        return await self.get(f"/chats/{chat['id']}")
+
+    async def walk(self, path: str, **query: object) -> list[Json]:
+        """All items of a list, page by page."""
+        items: list[Json] = []
+        cursor: str | None = None
+        while True:
+            page = await self.get(path, cursor=cursor, **query)
+            assert page.keys() == {"items", "next_cursor"}, page.keys()
+            items += page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return items
+
+
+class Backend:
+    """The backend of one test: signs people in and closes what they opened."""
+
+    def __init__(self, deployment: Deployment, stack: AsyncExitStack) -> None:
+        self.deployment = deployment
+        self.stack = stack
+        self.name = deployment.name
+
+    def stranger(self) -> Person:
+        """A client that is not signed in."""
+        return Person(self)
+
+    async def ask_code(self, phone: str) -> tuple[str, str]:
+        """Ask for a code; answers (verification_id, code)."""
+        answer = await self.stranger().post("/auth/send-verification", {"phone": phone}, expect=200)
+        return answer["verification_id"], self.deployment.codes(answer["phone"])[-1]
+
+    async def sign_in(self, phone: str, **fields: object) -> Person:
+        """A further device of this phone's account, or a new account."""
+        stranger = self.stranger()
+        sent = await stranger.post("/auth/send-verification", {"phone": phone}, expect=200)
+        code = self.deployment.codes(sent["phone"])[-1]
+        body = {"verification_id": sent["verification_id"], "code": code, **fields}
+        answer = await stranger.post("/auth/verify-code", body, expect=200)
+        return Person(self, answer, phone=sent["phone"])
+
+    async def sign_up(
+        self, phone: str | None = None, *, first_name: str = "Anna", **fields: object
+    ) -> Person:
+        """A new account."""
+        person = await self.sign_in(
+            phone or self.deployment.next_phone(), first_name=first_name, **fields
+        )
+        assert person.tokens["is_new_user"], "the phone already had an account"
+        return person
+
+    async def people(self, count: int) -> list[Person]:
+        names = (
+            "Anna",
+            "Bruno",
+            "Clara",
+            "David",
+            "Emil",
+            "Frida",
+            "Georg",
+            "Hanna",
+            "Ida",
+            "Jonas",
+        )
+        return [
+            await self.sign_up(first_name=names[number % len(names)]) for number in range(count)
+        ]
+
+
+def check_answer(openapi: OpenApi, method: str, response: httpx.Response) -> None:
+    """What the conventions promise of every answer."""
+    path = urlsplit(str(response.request.url)).path
+    status, media_type = (
+        response.status_code,
+        response.headers.get("content-type", "").partition(";")[0],
+    )
+    assert response.headers.get("x-request-id"), f"{method} {path} -> {status} has no X-Request-ID"
+    assert status < _SERVER_FAULT or status == httpx.codes.SERVICE_UNAVAILABLE, (
+        f"{method} {path} -> {status} {response.text[:500]}"
+    )
+    body = response.json() if response.content and media_type.endswith("json") else None
+    if response.is_error:
+        check_problem(response, body)
+    openapi.judge(
+        method, path, status, media_type, body if body is not None else response.text or None
+    )
+
+
+def check_problem(response: httpx.Response, problem: Json) -> None:
+    """RFC 9457 with our members."""
+    assert response.headers["content-type"] == "application/problem+json", response.headers[
+        "content-type"
+    ]
+    assert {"type", "title", "status", "detail", "code"} <= problem.keys(), problem
+    assert problem["status"] == response.status_code
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", problem["code"]), problem["code"]
+    if response.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+        assert problem["errors"], problem
+        assert all(error.keys() == {"field", "message"} for error in problem["errors"]), problem
+    if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        assert int(response.headers["retry-after"]) > 0
+
+
+def is_time(value: str) -> bool:
+    """RFC 3339 in UTC with milliseconds and Z."""
+    return bool(_TIME.fullmatch(value))
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def _query_value(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _result(response: httpx.Response, expect: int | None, code: str | None) -> Json:
+    request = response.request
+    said = f"{request.method} {request.url.path} -> {response.status_code} {response.text[:800]}"
+    if expect is None and code is None:
+        assert response.is_success, said
+    if expect is not None:
+        assert response.status_code == expect, f"{said}, expected {expect}"
+    body = response.json() if response.content else None
+    if code is not None:
+        assert isinstance(body, dict), said
+        assert body.get("code") == code, f"{said}, expected {code}"
+    if response.status_code == httpx.codes.NO_CONTENT:
+        assert not response.content, said
+    return body
