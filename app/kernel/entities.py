@@ -17,6 +17,7 @@ MAX_ENTITIES = 100
 MAX_URL_LENGTH = 2048
 LINK_SCHEMES = frozenset({"http", "https", "mailto", "tg"})
 
+_LAST_OF_FIRST_PLANE = 0xFFFF
 _LANGUAGE = re.compile(r"[A-Za-z0-9+#._-]{1,64}")
 _UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\\<>\"]")
 
@@ -73,13 +74,13 @@ class Entity:
 
 
 def check_entities(text: str, raw: Sequence[Mapping[str, object]]) -> list[Entity]:
-    """The entities of `text` from outside, sorted by offset, the longer first where they begin together.
+    """The entities of `text` from outside, sorted by offset; of two that begin together the longer.
 
     A member whose value is None counts as absent.
 
     Raises:
-        entities_invalid: too many, an unknown type or member, a part outside the text or through the
-            middle of a surrogate pair, an unsafe link. Names the entity, never repeats its value.
+        entities_invalid: too many, an unknown type or member, a part outside the text or through
+            the middle of a surrogate pair, an unsafe link. Names the entity, never repeats a value.
     """
     if len(raw) > MAX_ENTITIES:
         raise EntitiesInvalid(errors=[FieldError("entities", f"at most {MAX_ENTITIES} entities")])
@@ -92,7 +93,7 @@ def check_entities(text: str, raw: Sequence[Mapping[str, object]]) -> list[Entit
     for position, item in enumerate(raw):
         try:
             entities.append(_check_entity(item, size=size, inside_pairs=inside_pairs))
-        except _Fault as fault:
+        except _FaultError as fault:
             error = FieldError(f"entities.{position}.{fault.member}", fault.message)
             raise EntitiesInvalid(errors=[error]) from fault
     entities.sort(key=lambda entity: (entity.offset, -entity.length))
@@ -131,7 +132,7 @@ def render_entities(entities: Iterable[Entity]) -> list[EntityDocument]:
     return documents
 
 
-class _Fault(Exception):
+class _FaultError(Exception):
     """One entity breaks a rule at one member."""
 
     def __init__(self, member: str, message: str) -> None:
@@ -147,6 +148,7 @@ _EXTRA: dict[EntityType, tuple[str, bool]] = {
     EntityType.TEXT_MENTION: ("user_id", True),
     EntityType.PRE: ("language", False),
 }
+_MEMBERS = frozenset({"url", "user_id", "language"})
 
 
 def _check_entity(item: Mapping[str, object], *, size: int, inside_pairs: frozenset[int]) -> Entity:
@@ -160,10 +162,12 @@ def _check_entity(item: Mapping[str, object], *, size: int, inside_pairs: frozen
     )
     extra, is_required = _EXTRA.get(kind, ("", False))
     if is_required and extra not in members:
-        raise _Fault(extra, f"{kind.value} needs it")
+        raise _FaultError(extra, f"{kind.value} needs it")
     for name in members:
         if name != extra:
-            raise _Fault("url" if name == "url" else "type", f"{kind.value} has no such member")
+            # A name that is not ours is the sender's text: it is not repeated.
+            member = name if name in _MEMBERS else "type"
+            raise _FaultError(member, f"{kind.value} has no such member")
     return Entity(
         type=kind,
         offset=offset,
@@ -177,7 +181,7 @@ def _check_entity(item: Mapping[str, object], *, size: int, inside_pairs: frozen
 def _check_type(value: object) -> EntityType:
     kind = _TYPES.get(value) if isinstance(value, str) else None
     if kind is None:
-        raise _Fault("type", "unknown type")
+        raise _FaultError("type", "unknown type")
     return kind
 
 
@@ -185,18 +189,18 @@ def _check_part(
     offset: object, length: object, *, size: int, inside_pairs: frozenset[int]
 ) -> tuple[int, int]:
     if not _is_integer(offset) or cast("int", offset) < 0:
-        raise _Fault("offset", "must be an integer from 0")
+        raise _FaultError("offset", "must be an integer from 0")
     if not _is_integer(length) or cast("int", length) < 1:
-        raise _Fault("length", "must be an integer from 1")
+        raise _FaultError("length", "must be an integer from 1")
     start, end = cast("int", offset), cast("int", offset) + cast("int", length)
     if start >= size:
-        raise _Fault("offset", "lies behind the end of the text")
+        raise _FaultError("offset", "lies behind the end of the text")
     if end > size:
-        raise _Fault("length", "reaches behind the end of the text")
+        raise _FaultError("length", "reaches behind the end of the text")
     if start in inside_pairs:
-        raise _Fault("offset", "splits a surrogate pair")
+        raise _FaultError("offset", "splits a surrogate pair")
     if end in inside_pairs:
-        raise _Fault("length", "splits a surrogate pair")
+        raise _FaultError("length", "splits a surrogate pair")
     return start, end - start
 
 
@@ -207,14 +211,14 @@ def _is_integer(value: object) -> bool:
 
 def _check_url(value: object) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_URL_LENGTH:
-        raise _Fault("url", f"must be 1 to {MAX_URL_LENGTH} characters")
+        raise _FaultError("url", f"must be 1 to {MAX_URL_LENGTH} characters")
     if not is_safe_link(value):
-        raise _Fault("url", "must be an http, https, mailto or tg link")
+        raise _FaultError("url", "must be an http, https, mailto or tg link")
     return value
 
 
 def is_safe_link(url: str) -> bool:
-    """Whether a client may offer `url` for opening: an allowed scheme, and nothing that hides another address."""
+    """Whether a client may offer `url`: an allowed scheme, and no character that disguises it."""
     if _UNSAFE_IN_URL.search(url):
         return False
     try:
@@ -231,13 +235,13 @@ def is_safe_link(url: str) -> bool:
 
 def _check_user_id(value: object) -> UserId:
     if not _is_integer(value) or not 1 <= cast("int", value) <= MAX_USER_ID:
-        raise _Fault("user_id", "must be the id of a user")
+        raise _FaultError("user_id", "must be the id of a user")
     return UserId(cast("int", value))
 
 
 def _check_language(value: object) -> str:
     if not isinstance(value, str) or not _LANGUAGE.fullmatch(value):
-        raise _Fault("language", "must be 1 to 64 letters, digits or + # . _ -")
+        raise _FaultError("language", "must be 1 to 64 letters, digits or + # . _ -")
     return value
 
 
@@ -246,7 +250,7 @@ def _offsets_inside_pairs(text: str) -> frozenset[int]:
     offsets: set[int] = set()
     position = 0
     for character in text:
-        if ord(character) > 0xFFFF:
+        if ord(character) > _LAST_OF_FIRST_PLANE:
             offsets.add(position + 1)
             position += 2
         else:

@@ -1,4 +1,4 @@
-"""Rules of names and usernames, and how words are folded for comparison. What is stored is never changed."""
+"""Rules of names and usernames, and how words are folded for comparison; no text is changed."""
 
 import re
 import unicodedata
@@ -13,22 +13,90 @@ MAX_NAME_WORDS = 16
 _BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # Letters and symbols by category, yet nothing is drawn.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-_REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
+# Not Cn, "unassigned": emoji newer than Python's tables are in it.
+_REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Zl", "Zp"})
 _BLANK_CATEGORIES = frozenset({"Zs", "Cf", "Mn", "Me"})
 _ACCENTS = re.compile("[\u0300-\u036f]")
 
 _USERNAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{4,31}")
 # Words that people would take for the service itself, or that stand in links and paths.
 _RESERVED_USERNAMES = frozenset(
-    """
-    about account admin administrator android anonymous api auth blocked blog channel channels chats contact
-    contacts deleted desktop developer developers docs download everyone group groups health help helpdesk
-    ios invite invites join joinchat login logout mention messages messenger moderator notifications null
-    official owner password phone policy premium privacy proxy register root saved savedmessages search
-    security server service services session sessions settings share signin signup sms staff status stickers
-    support sysadmin system telegram telegrambot terms undefined update updates upload user username users
-    verification verify webapp webmaster websocket
-    """.split()
+    {
+        "about",
+        "account",
+        "admin",
+        "administrator",
+        "android",
+        "anonymous",
+        "blocked",
+        "channel",
+        "channels",
+        "chats",
+        "contact",
+        "contacts",
+        "deleted",
+        "desktop",
+        "developer",
+        "developers",
+        "download",
+        "everyone",
+        "group",
+        "groups",
+        "health",
+        "helpdesk",
+        "invite",
+        "invites",
+        "joinchat",
+        "login",
+        "logout",
+        "mention",
+        "messages",
+        "messenger",
+        "moderator",
+        "notifications",
+        "official",
+        "owner",
+        "password",
+        "phone",
+        "policy",
+        "premium",
+        "privacy",
+        "proxy",
+        "register",
+        "saved",
+        "savedmessages",
+        "search",
+        "security",
+        "server",
+        "service",
+        "services",
+        "session",
+        "sessions",
+        "settings",
+        "share",
+        "signin",
+        "signup",
+        "staff",
+        "status",
+        "stickers",
+        "support",
+        "sysadmin",
+        "system",
+        "telegram",
+        "telegrambot",
+        "terms",
+        "undefined",
+        "update",
+        "updates",
+        "upload",
+        "username",
+        "users",
+        "verification",
+        "verify",
+        "webapp",
+        "webmaster",
+        "websocket",
+    }
 )
 
 
@@ -48,10 +116,10 @@ class UsernameInvalid(Invalid):
 
 
 def clean_name(text: str, *, field: str, max_length: int = MAX_NAME_LENGTH) -> str:
-    """`text` as it came, if it can stand as the name of a person or chat; `max_length` in UTF-16 code units.
+    """`text` as it came, if it can stand as a name; `max_length` in UTF-16 code units.
 
     Raises:
-        name_invalid: over-long, without a visible character, or with control or bidi-override characters.
+        name_invalid: over-long, nothing visible in it, control or bidi-override characters.
     """
     fault = _find_fault(text, max_length=max_length, allowed="")
     if fault is None and is_blank(text):
@@ -62,10 +130,10 @@ def clean_name(text: str, *, field: str, max_length: int = MAX_NAME_LENGTH) -> s
 
 
 def clean_about(text: str, *, field: str, max_length: int) -> str:
-    """`text` as it came, if it can stand as a bio or description: it may be empty and have several lines.
+    """`text` as it came, if it can stand as a bio or description, which may be empty.
 
     Raises:
-        text_invalid: over-long, or with control (but line feeds) or bidi-override characters.
+        text_invalid: over-long, control characters other than line feeds, bidi overrides.
     """
     fault = _find_fault(text, max_length=max_length, allowed="\n")
     if fault is not None:
@@ -82,7 +150,7 @@ def is_blank(text: str) -> bool:
 
 
 def fold(text: str) -> str:
-    """How words are compared: compatibility forms, case and accents do not matter ("Zoë" is "zoe", "ё" is "е")."""
+    """How words are compared: compatibility forms, case and accents do not matter."""
     # Twice: folding case can bring out new compatibility forms (Unicode 3.13, definition D147).
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     return unicodedata.normalize("NFC", _ACCENTS.sub("", decomposed))
