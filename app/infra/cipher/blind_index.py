@@ -7,7 +7,17 @@ no database: there are about 10^10 phone numbers, so the key is the whole protec
 import hashlib
 import hmac
 
+from sqlalchemy import select
+
+from app.infra.database.database import Database
+from app.infra.database.tables import ServerStateRow
+from app.infra.database.tx import Tx
+from app.infra.database.upsert import insert_ignore
+from app.settings import SettingsError
+
 INDEX_BYTES = 16
+
+_CHECK_NAME = "index_key_check"
 
 
 class BlindIndex:
@@ -32,5 +42,38 @@ class BlindIndex:
         """`network`: what limits count as one client, see `kernel.addresses`."""
         return self._digest("address", network)
 
+    def check_value(self) -> str:
+        """Tells two keys apart and tells nothing else of them."""
+        return self._digest("check", "").hex()
+
     def _digest(self, kind: str, value: str) -> bytes:
         return hmac.digest(self._key, f"{kind}|{value}".encode(), hashlib.sha256)[:INDEX_BYTES]
+
+
+async def open_blind_index(db: Database, index_key: bytes) -> BlindIndex:
+    """The blind indexes of this database; the first start notes a check value of the key.
+
+    Raises:
+        SettingsError: INDEX_KEY is not the one of this database: nobody would be found again, and
+            every phone could register twice.
+    """
+    index = BlindIndex(index_key)
+    check = index.check_value()
+    stored = await db.read(_find_check) or await db.write(lambda tx: _keep_check(tx, check))
+    if stored != check:
+        fault = (
+            "INDEX_KEY: this is not the key that the indexes of this database were made with; "
+            "nothing was changed, start again with the right one"
+        )
+        raise SettingsError([fault])
+    return index
+
+
+async def _find_check(tx: Tx) -> str | None:
+    return await tx.scalar(select(ServerStateRow.value).where(ServerStateRow.name == _CHECK_NAME))
+
+
+async def _keep_check(tx: Tx, check: str) -> str | None:
+    row = {"name": _CHECK_NAME, "value": check}
+    await insert_ignore(tx, ServerStateRow, [row], index=["name"])
+    return await _find_check(tx)

@@ -126,8 +126,9 @@ class DataKey:
         return self.open(value, table=table, column=column, row_id=row_id).decode()
 
     def fingerprint(self, value: bytes) -> bytes:
-        """Tells later whether another value is the same, without telling the value: a plain hash of a short text
-        could be reversed. `key version (u32) | HMAC-SHA256 cut to 128 bits`.
+        """Tells later whether another value is the same: `key version (u32) | HMAC-SHA256 (16)`.
+
+        Keyed, because a plain hash of a short text can be reversed.
         """
         return self._fingerprint(value, self._version)
 

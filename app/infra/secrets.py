@@ -1,0 +1,122 @@
+"""The three keys of an installation: from the environment, from files, or made once into VAR_DIR.
+
+Production makes none up: a key that nobody chose is a key that nobody backed up.
+"""
+
+import os
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from app.settings import Settings, SettingsError
+
+_LEAST_BYTES = 32
+_LEAST_DISTINCT = 10
+_EXAMPLES = ("change", "example", "secret", "password", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """Never shown: not even by `repr` in a traceback."""
+
+    secret_key: bytes = field(repr=False)
+    master_key: bytes = field(repr=False)
+    index_key: bytes = field(repr=False)
+
+
+def load_secrets(settings: Settings) -> Secrets:
+    """Read the keys; outside production make those that are missing, 0600, once for all processes.
+
+    Raises:
+        SettingsError: production lacks one or has a weak one, or a file cannot be read; lists all.
+    """
+    group = settings.secrets
+    sources = {
+        "SECRET_KEY": (group.secret_key, group.secret_key_file),
+        "MASTER_KEY": (group.master_key, group.master_key_file),
+        "INDEX_KEY": (group.index_key, group.index_key_file),
+    }
+    faults: list[str] = []
+    values: dict[str, bytes] = {}
+    for name, (value, path) in sources.items():
+        try:
+            values[name] = _load(settings, name, value=value, path=path)
+        except SettingsError as error:
+            faults.extend(error.faults)
+    if settings.is_production and len(set(values.values())) < len(values):
+        faults.append("SECRET_KEY, MASTER_KEY and INDEX_KEY must differ from each other")
+    if faults:
+        raise SettingsError(faults)
+    return Secrets(values["SECRET_KEY"], values["MASTER_KEY"], values["INDEX_KEY"])
+
+
+def _load(settings: Settings, name: str, *, value: SecretStr | None, path: Path | None) -> bytes:
+    if value is not None and path is not None:
+        raise SettingsError([f"{name}: set it or {name}_FILE, not both"])
+    if value is None and path is None:
+        if settings.is_production:
+            fault = (
+                f"{name}: production needs it, or {name}_FILE; at least {_LEAST_BYTES} random bytes"
+            )
+            raise SettingsError([fault])
+        return _load_generated(settings.server.var_dir, name)
+    key = value.get_secret_value().encode() if value is not None else _read_file(name, path)
+    if settings.is_production and _is_weak(key):
+        fault = f"{name}: too weak for production; use `openssl rand -base64 48` and keep it safe"
+        raise SettingsError([fault])
+    return key
+
+
+def _read_file(name: str, path: Path | None) -> bytes:
+    try:
+        key = path.read_bytes().strip() if path else b""
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SettingsError([f"{name}_FILE: cannot be read: {reason}"]) from error
+    if not key:
+        raise SettingsError([f"{name}_FILE: the file is empty"])
+    return key
+
+
+def _load_generated(directory: Path, name: str) -> bytes:
+    path = directory / f"{name.lower()}.txt"
+    try:
+        if not path.exists():
+            _generate(path)
+        return _read_file(name, path)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SettingsError([f"VAR_DIR: cannot keep {name} there: {reason}"]) from error
+
+
+def _generate(path: Path) -> None:
+    """Write a whole file under a name of its own, then link it: readers see all of one key or no
+    file, and of several processes that start at once the first wins.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(48) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            path.hardlink_to(draft)
+        except FileExistsError:
+            return
+    finally:
+        draft.unlink()
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _is_weak(key: bytes) -> bool:
+    text = key.decode(errors="replace").lower()
+    is_example = any(word in text for word in _EXAMPLES)
+    return len(key) < _LEAST_BYTES or len(set(key)) < _LEAST_DISTINCT or is_example
