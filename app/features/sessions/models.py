@@ -1,0 +1,73 @@
+"""Tables of signed-in devices and of their tokens, which are stored as SHA-256 only."""
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, ForeignKey, Index, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.infra.database.columns import BigId
+from app.infra.database.tables import Row
+from app.kernel.ids import ChatId, SessionId, UserId
+
+_LIVE = text("revoked_at IS NULL")
+
+
+class SessionRow(Row):
+    """A signed-in device. It lives until `revoked_at`, until `expires_at` (its absolute end), or
+    until none of its refresh tokens is left alive.
+    """
+
+    __tablename__ = "sessions"
+    __table_args__ = (
+        Index("ix_sessions_live", "user_id", "id", sqlite_where=_LIVE, postgresql_where=_LIVE),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[SessionId] = mapped_column(BigId, primary_key=True)
+    user_id: Mapped[UserId] = mapped_column(BigInteger)
+    kind: Mapped[str]
+    device_name: Mapped[bytes | None]
+    created_at: Mapped[datetime]
+    last_used_at: Mapped[datetime]
+    idle_expires_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    revoked_at: Mapped[datetime | None]
+
+
+class RefreshTokenRow(Row):
+    """One generation of a session's refresh tokens. `successor` is the next one, sealed, while a
+    client whose answer was lost may still fetch it.
+    """
+
+    __tablename__ = "refresh_tokens"
+
+    hash: Mapped[bytes] = mapped_column(primary_key=True)
+    session_id: Mapped[SessionId] = mapped_column(BigInteger, ForeignKey("sessions.id"), index=True)
+    parent_hash: Mapped[bytes | None]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    used_at: Mapped[datetime | None]
+    successor: Mapped[bytes | None]
+
+
+class TicketRow(Row):
+    """A single-use key to a socket: to `/ws/`, or with `chat_id` to that chat's."""
+
+    __tablename__ = "ws_tickets"
+
+    hash: Mapped[bytes] = mapped_column(primary_key=True)
+    session_id: Mapped[SessionId] = mapped_column(BigInteger, ForeignKey("sessions.id"), index=True)
+    chat_id: Mapped[ChatId | None] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class RevocationRow(Row):
+    """What workers poll: an ended session whose access tokens may still be in their time."""
+
+    __tablename__ = "revocations"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - SQLAlchemy's API
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    session_id: Mapped[SessionId] = mapped_column(BigInteger, ForeignKey("sessions.id"))
+    revoked_at: Mapped[datetime] = mapped_column(index=True)
