@@ -204,7 +204,7 @@ class SmsSettings(Group):
     provider: Literal["console", "file", "twilio", "http"] = Field(
         "console",
         alias="SMS_PROVIDER",
-        description="console (prints the code), file (VAR_DIR/sms.jsonl), twilio or http; production needs the last two.",
+        description="console (prints it), file (VAR_DIR/sms.jsonl), twilio or http (one of the last two in production).",
     )
     timeout_seconds: float = Field(
         8.0,

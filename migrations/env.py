@@ -2,12 +2,12 @@
 
 import asyncio
 
+import app.catalog  # noqa: F401 - every table registers itself on import
 from alembic import context
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-import app.catalog  # noqa: F401 - every table registers itself on import
 from app.infra.database.engines import sqlite_engine
 from app.infra.database.tables import METADATA
 from app.settings import Settings, load_settings
@@ -47,7 +47,7 @@ async def _migrate_postgresql(settings: Settings) -> None:
 
 
 def _run() -> None:
-    settings = load_settings()
+    settings: Settings = context.config.attributes.get("settings") or load_settings()
     if settings.database.type == "sqlite":
         _migrate_sqlite(settings)
     else:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-import random
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 _log = logging.getLogger(__name__)
 _MAX_TRIES = 6
 _WORK_SECONDS = 30
-_jitter = random.SystemRandom()
+_jitter = secrets.SystemRandom()
 
 
 class Database:
@@ -40,7 +40,9 @@ class Database:
         self._running: set[asyncio.Task[object]] = set()
         self._committers: dict[object, object] = {}
 
-    async def write(self, work: Callable[[Tx], Awaitable[R]]) -> R:
+    async def write(
+        self, work: Callable[[Tx], Awaitable[R]], *, timeout_seconds: float = _WORK_SECONDS
+    ) -> R:
         """Run `work` in a transaction and commit it; the result is returned only once it is durable.
 
         `work` is run again from its beginning after a deadlock or a serialisation failure, so it
@@ -49,7 +51,7 @@ class Database:
         Raises:
             DatabaseUnavailable: the database is down; whether a commit was lost on the way is unknown.
         """
-        return await self._shielded(self._write(work))
+        return await self._shielded(self._write(work, timeout_seconds))
 
     async def read(self, work: Callable[[Tx], Awaitable[R]]) -> R:
         """Run `work` on a read-only connection; each statement sees the newest committed state."""
@@ -84,10 +86,10 @@ class Database:
         if not task.cancelled():
             task.exception()  # marks it as seen: the caller may have gone
 
-    async def _write(self, work: Callable[[Tx], Awaitable[R]]) -> R:
+    async def _write(self, work: Callable[[Tx], Awaitable[R]], timeout_seconds: float) -> R:
         for attempt in range(1, _MAX_TRIES + 1):
             try:
-                return await self._write_once(work)
+                return await self._write_once(work, timeout_seconds)
             except DBAPIError as error:
                 if is_retryable(error) and attempt < _MAX_TRIES:
                     await asyncio.sleep(_jitter.uniform(0.005, 0.02) * 2**attempt)
@@ -97,10 +99,10 @@ class Database:
                 raise DatabaseUnavailable(retry_after=1) from error
         raise AssertionError
 
-    async def _write_once(self, work: Callable[[Tx], Awaitable[R]]) -> R:
+    async def _write_once(self, work: Callable[[Tx], Awaitable[R]], timeout_seconds: float) -> R:
         async with self.connections.writing() as connection:
             tx = Tx(connection, self.dialect, self._clock.now())
-            async with asyncio.timeout(_WORK_SECONDS):
+            async with asyncio.timeout(timeout_seconds):
                 result = await work(tx)
                 await tx.run_before_commit()
         tx.run_after_commit()

@@ -73,5 +73,8 @@ class ProcessLock:
         if not result.scalar():
             await self._connection.close()
             await self._engine.dispose()
-            msg = "USE_REDIS: several workers need Redis, and another one already uses this database; set USE_REDIS=true and REDIS_URL."
+            msg = (
+                "USE_REDIS: several workers need Redis, and another one already uses this database; "
+                "set USE_REDIS=true and REDIS_URL."
+            )
             raise SecondProcessError(msg)

@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol, TypeVar, Unpack, cast, overload
 
 from sqlalchemy import Executable, Row, func, select, table, text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.sql.selectable import TypedReturnsRows
 from sqlalchemy.sql import column
+from sqlalchemy.sql.selectable import TypedReturnsRows
 from typing_extensions import TypeVarTuple
 
 from app.infra.database.errors import as_unique_violation

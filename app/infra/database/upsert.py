@@ -50,5 +50,5 @@ async def upsert(
         await tx.execute(statement.on_conflict_do_update(index_elements=list(index), set_=changes))
 
 
-def _insert(tx: Tx, row_class: type[Row]) -> Any:  # noqa: ANN401 - two classes of SQLAlchemy's with the same methods
+def _insert(tx: Tx, row_class: type[Row]) -> Any:
     return postgresql.insert(row_class) if tx.dialect == "postgresql" else sqlite.insert(row_class)
