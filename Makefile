@@ -1,0 +1,53 @@
+# Needs make and Python 3.11 or newer. Everything is installed into .venv from the locks.
+.POSIX:
+.DEFAULT_GOAL := help
+.PHONY: help run test check format bench fuzz audit migration lock clean runtime dev
+
+runtime:
+	@sh scripts/venv.sh requirements.txt
+
+dev:
+	@sh scripts/venv.sh requirements-dev.txt
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+run: runtime ## set up all that is needed and serve http://localhost:8000
+	@.venv/bin/python -m app
+
+test: dev ## run the tests; PostgreSQL and Redis are started by them (args="-k name")
+	@.venv/bin/python -m pytest $(args)
+
+check: dev ## format, lint, types and the import contract, without changing a file
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/pyright
+	.venv/bin/lint-imports --no-logo
+
+format: dev ## let ruff format the code and mend what it can
+	.venv/bin/ruff check --fix-only .
+	.venv/bin/ruff format .
+
+bench: dev ## measure a real server under load, on SQLite and on PostgreSQL with Redis
+	@.venv/bin/python -m benchmarks $(args)
+
+fuzz: dev ## the generated tests with full numbers of examples; takes long
+	@HYPOTHESIS_PROFILE=fuzz .venv/bin/python -m pytest $(args)
+
+audit: dev ## ask the advisory databases about every locked dependency
+	.venv/bin/pip-audit --require-hashes --disable-pip -r requirements-dev.txt
+
+migration: dev ## a new migration from the models: make migration name=add_something
+	@test -n "$(name)" || { echo "usage: make migration name=add_something" >&2; exit 2; }
+	.venv/bin/alembic upgrade head
+	.venv/bin/alembic revision --autogenerate -m "$(name)"
+
+lock: dev ## write both locks anew from pyproject.toml (args="--upgrade")
+	.venv/bin/uv pip compile $(LOCK) $(args) -o requirements.txt pyproject.toml
+	.venv/bin/uv pip compile $(LOCK) $(args) -o requirements-dev.txt -c requirements.txt --group dev pyproject.toml
+
+LOCK = --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
+
+clean: ## remove .venv and caches; var/ with its data and keys stays
+	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
