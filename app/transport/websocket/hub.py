@@ -1,0 +1,189 @@
+"""Who listens on this worker: scope -> sockets, user -> sockets, session -> sockets. No I/O.
+
+Each socket follows a scope from a number on, so that one that was registered between two updates
+neither misses nor repeats one. While a socket is being brought up to date from the log, what is
+live is held back for it.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from app.kernel.ids import SessionId, UserId
+from app.kernel.scopes import Scope
+from app.transport.websocket.connection import Connection
+from app.transport.websocket.outgoing import OutFrame
+
+# In place of a number: nothing is sent. Held updates wait; silent sockets only want to be found.
+HELD = 2**60
+SILENT = 2**60 + 1
+_MAX_HELD_BYTES = 262_144
+_NOTHING: Mapping[Connection, OutFrame] = {}
+
+
+class Hold:
+    """Live updates of one scope that wait behind a replay, in order; `left_at`: seen nothing behind it."""
+
+    __slots__ = ("frames", "has_overflowed", "left_at", "size")
+
+    def __init__(self) -> None:
+        self.frames: list[tuple[int, OutFrame]] = []
+        self.size = 0
+        self.has_overflowed = False
+        self.left_at: int | None = None
+
+    def add(self, seq: int, frame: OutFrame) -> None:
+        """They are in the log too: when they become too many they are forgotten and read again."""
+        if self.left_at is not None:
+            return
+        self.frames.append((seq, frame))
+        self.size += len(frame)
+        if self.size > _MAX_HELD_BYTES:
+            self.frames.clear()
+            self.size = 0
+            self.has_overflowed = True
+
+
+class Hub:
+    """`on_unwatched` is called when the last socket of a scope has gone."""
+
+    def __init__(self, on_unwatched: Callable[[Scope], None]) -> None:
+        self._on_unwatched = on_unwatched
+        self._followers: dict[Scope, dict[Connection, int]] = {}
+        self._holds: dict[tuple[Connection, Scope], Hold] = {}
+        self._by_user: dict[UserId, list[Connection]] = {}
+        self._by_session: dict[SessionId, list[Connection]] = {}
+
+    def add(self, connection: Connection) -> None:
+        self._by_user.setdefault(connection.user_id, []).append(connection)
+        self._by_session.setdefault(connection.session_id, []).append(connection)
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a socket and all that it follows."""
+        _remove(self._by_user, connection.user_id, connection)
+        _remove(self._by_session, connection.session_id, connection)
+        for scope in list(connection.scopes):
+            self.unfollow(connection, scope)
+
+    def connections(self) -> list[Connection]:
+        return [connection for group in self._by_user.values() for connection in group]
+
+    def of_user(self, user_id: UserId) -> list[Connection]:
+        return self._by_user.get(user_id, [])
+
+    def of_session(self, session_id: SessionId) -> list[Connection]:
+        return self._by_session.get(session_id, [])
+
+    def users(self) -> Collection[UserId]:
+        return self._by_user.keys()
+
+    def watched(self) -> Collection[Scope]:
+        return self._followers.keys()
+
+    def followers(self, scope: Scope) -> Mapping[Connection, int]:
+        return self._followers.get(scope, {})
+
+    def follow(self, connection: Connection, scope: Scope, after: int) -> None:
+        """Send updates of `scope` with a number above `after`."""
+        followers = self._followers.setdefault(scope, {})
+        if connection not in followers:
+            connection.scopes.append(scope)
+        followers[connection] = after
+
+    def hold(self, connection: Connection, scope: Scope) -> None:
+        """Keep live updates back until `settle`; those already kept stay."""
+        self.follow(connection, scope, HELD)
+        kept = self._holds.get((connection, scope))
+        if kept is None or kept.left_at is not None:
+            self._holds[connection, scope] = Hold()
+
+    def is_held(self, connection: Connection, scope: Scope) -> bool:
+        return (connection, scope) in self._holds
+
+    def settle(self, connection: Connection, scope: Scope, upto: int, last: int | None) -> bool:
+        """The client has all up to `upto`: send what was held above it and go live.
+
+        Args:
+            connection: it holds `scope`.
+            scope: of the updates.
+            upto: the number up to which the client is whole.
+            last: the number that this worker handed out last; None if it does not know.
+
+        Returns:
+            False if what was held does not join on (it was too much): read on in the log first.
+        """
+        hold = self._holds[connection, scope]
+        pending = [(seq, frame) for seq, frame in hold.frames if seq > upto]
+        joins = pending[0][0] == upto + 1 if pending else last is None or last <= upto
+        if hold.has_overflowed and not joins:
+            hold.has_overflowed = False
+            return False
+        if not joins and hold.left_at is None:
+            return False
+        for _, frame in pending:
+            connection.send(frame)
+        del self._holds[connection, scope]
+        self._followers[scope][connection] = max([upto, *(seq for seq, _ in pending)])
+        if hold.left_at is not None and hold.left_at > upto:
+            self.unfollow(connection, scope)
+        return True
+
+    def unfollow(self, connection: Connection, scope: Scope) -> None:
+        followers = self._followers.get(scope)
+        if followers is None or followers.pop(connection, None) is None:
+            return
+        connection.scopes.remove(scope)
+        self._holds.pop((connection, scope), None)
+        if not followers:
+            del self._followers[scope]
+            self._on_unwatched(scope)
+
+    def deliver(
+        self,
+        scope: Scope,
+        seq: int,
+        frame: OutFrame,
+        instead: Mapping[Connection, OutFrame] = _NOTHING,
+    ) -> None:
+        """Send one update to every socket that follows its scope from below `seq`.
+
+        Args:
+            scope: of the update.
+            seq: of the update.
+            frame: the same bytes for all,
+            instead: but these.
+        """
+        for connection, after in self._followers.get(scope, {}).items():
+            if seq > after:
+                connection.send(instead.get(connection, frame) if instead else frame)
+            elif after == HELD:
+                own = instead.get(connection, frame) if instead else frame
+                self._holds[connection, scope].add(seq, own)
+
+    def part(self, scope: Scope, seq: int, users: Iterable[UserId]) -> list[Connection]:
+        """These users left with update `seq`: stop exactly behind it.
+
+        Returns:
+            Their sockets that followed the scope until now.
+        """
+        parted: list[Connection] = []
+        for user_id in users:
+            for connection in list(self.of_user(user_id)):
+                after = self.followers(scope).get(connection)
+                if after == HELD:
+                    self._holds[connection, scope].left_at = seq
+                elif after is not None and after < seq:
+                    self.unfollow(connection, scope)
+                    parted.append(connection)
+        return parted
+
+
+def _remove(
+    groups: "dict[UserId, list[Connection]] | dict[SessionId, list[Connection]]",
+    key: int,
+    connection: Connection,
+) -> None:
+    index: dict[int, list[Connection]] = groups  # pyright: ignore[reportAssignmentType] - ids are ints
+    group = index.get(key, [])
+    if connection in group:
+        group.remove(connection)
+    if not group:
+        index.pop(key, None)

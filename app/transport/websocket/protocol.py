@@ -1,0 +1,130 @@
+"""uvicorn's WebSocket protocol as `python -m app` runs it: the same framing, three things added.
+
+1. It offers the application the ASGI extension `messenger.pipe`, so that a frame that goes to 500
+   sockets is serialised once and not 500 times, and so that what waits in front of a slow reader can
+   be counted.
+2. A frame over the limit is closed with 4413, not 1009.
+3. A peer that answers no ping is dropped at once, also when unsent bytes wait in front of it:
+   closing in order would wait for a dead line to take them.
+"""
+
+import asyncio
+from typing import cast
+
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+from uvicorn.config import Config
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+from websockets.frames import CloseCode as StandardCloseCode
+from websockets.server import ServerProtocol
+
+from app.transport.websocket.close_codes import CloseCode
+
+EXTENSION = "messenger.pipe"
+_LINGER_SECONDS = 3.0
+
+
+class Pipe:
+    """The socket itself, for the application. Every call is immediate: nothing waits."""
+
+    __slots__ = ("_protocol",)
+
+    def __init__(self, protocol: "FrameProtocol") -> None:
+        self._protocol = protocol
+
+    def write(self, wire: bytes) -> None:
+        """Send a serialised frame; nothing happens once the socket closes."""
+        protocol = self._protocol
+        if not protocol.close_sent and not protocol.transport.is_closing():
+            protocol.transport.write(wire)
+
+    def waiting_bytes(self) -> int:
+        """Bytes that the peer has not taken yet."""
+        return self._protocol.transport.get_write_buffer_size()
+
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame behind what waits, and end the application's `receive`."""
+        self._protocol.close_now(code, reason)
+
+    def abort(self) -> None:
+        """Drop the connection and what waits in it."""
+        self._protocol.transport.abort()
+
+
+class _Framing(ServerProtocol):
+    """The framing of `websockets` with our close code for large frames."""
+
+    def fail(self, code: int, reason: str = "") -> None:
+        if code == StandardCloseCode.MESSAGE_TOO_BIG:
+            code, reason = CloseCode.TOO_LARGE, "frame too large"
+        super().fail(code, reason)
+
+    def send_close(self, code: int | None = None, reason: str = "") -> None:
+        if code == StandardCloseCode.INVALID_DATA:
+            code, reason = CloseCode.MALFORMED, "text is not UTF-8"
+        super().send_close(code, reason)
+
+
+class FrameProtocol(WebSocketsSansIOProtocol):
+    """For `uvicorn.Config(ws=FrameProtocol)`."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, object],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        if not config.ws_per_message_deflate:
+            self.conn = _Framing(max_size=config.ws_max_size, logger=self.logger)
+
+    async def run_asgi(self) -> None:
+        # With an extension (deflate) a frame is not the same bytes for everyone.
+        if not self.conn.extensions:
+            extensions = cast("dict[str, object]", self.scope.get("extensions"))
+            extensions[EXTENSION] = Pipe(self)
+        await super().run_asgi()
+
+    def close_now(self, code: int, reason: str) -> None:
+        """As the ASGI message `websocket.close`, without waiting until the peer has read."""
+        if self.close_sent or self.disconnected or self.transport.is_closing():
+            return
+        closing: ASGISendEvent = {"type": "websocket.close", "code": code, "reason": reason}
+        sending = self.send(closing)
+        was_writable = self.writable.is_set()
+        self.writable.set()
+        try:
+            sending.send(None)  # runs to its end: only `writable` could have stopped it
+        except StopIteration:
+            pass
+        finally:
+            sending.close()
+            if not was_writable:
+                self.writable.clear()
+
+    def handle_parser_exception(self) -> None:
+        """Keep reading (and discarding) for a moment.
+
+        Closing a TCP connection with unread bytes resets it, and the client never sees the code.
+        """
+        if self.close_sent:
+            return
+        closed = self.conn.close_sent
+        if closed is not None:
+            event: dict[str, object] = {
+                "type": "websocket.disconnect",
+                "code": closed.code,
+                "reason": closed.reason,
+            }
+            self.queue.put_nowait(cast("ASGIReceiveEvent", event))
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.close_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.transport.abort()
