@@ -1,0 +1,88 @@
+"""Who is calling: the peer, or what one of our own proxies says about it. Nobody else may name the client."""
+
+import re
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Annotated, Final, cast
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+SCOPE_KEY: Final = "messenger.client_address"
+UNKNOWN_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - a name for "no peer" (a Unix socket), nothing binds to it
+_LOOPBACK: Final = ip_address("127.0.0.1")
+_WITH_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9.]+))(?::\d{1,5})?", re.ASCII)
+_MAX_HOPS = 20
+
+
+def get_client_address(connection: HTTPConnection) -> str:
+    """The caller's IP address in canonical spelling."""
+    found = connection.scope.get(SCOPE_KEY)
+    return cast("str", found) if found is not None else find_client_address(connection.scope, ())
+
+
+ClientAddressDep = Annotated[str, Depends(get_client_address)]
+
+
+def find_client_address(scope: Scope, trusted: Sequence[Network]) -> str:
+    """The peer's address, or the rightmost hop of `X-Forwarded-For` that is not one of ours."""
+    forwarded = [
+        value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"
+    ]
+    hops = [hop.strip() for value in forwarded for hop in value.split(",")]
+    peer = find_peer(scope, hops)
+    if not hops or not (_is_trusted(peer, trusted) if peer else trusted):
+        return str(peer) if peer else UNKNOWN_ADDRESS
+    client = peer
+    for hop in reversed(hops[-_MAX_HOPS:]):
+        address = parse_address(hop)
+        if address is None:
+            break
+        client = address
+        if not _is_trusted(address, trusted):
+            break
+    return str(client) if client else UNKNOWN_ADDRESS
+
+
+def find_peer(scope: Scope, hops: Iterable[str]) -> Address | None:
+    """The other end of the connection; None on a Unix socket.
+
+    A bare `uvicorn` believes `X-Forwarded-For` from loopback and writes it over the peer. A TCP
+    peer never has port 0, so a rewritten client shows: the true peer was loopback.
+    """
+    client = cast("tuple[str, int] | None", scope.get("client"))
+    if client is None:
+        return None
+    host, port = client
+    if was_rewritten(host, port, hops):
+        return _LOOPBACK
+    return parse_address(host)
+
+
+def was_rewritten(host: str, port: int, hops: Iterable[str]) -> bool:
+    """Whether the launcher took this client from a header."""
+    if port == 0:
+        return any(host in hop for hop in hops)
+    return f"{host}:{port}" in hops or f"[{host}]:{port}" in hops
+
+
+def parse_address(text: str) -> Address | None:
+    """With or without a port; IPv4 inside IPv6 becomes IPv4, so that one caller has one address."""
+    match = _WITH_PORT.fullmatch(text)
+    if match:
+        text = match["v6"] or match["v4"]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address):
+        return address.ipv4_mapped or IPv6Address(int(address))
+    return address
+
+
+def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
+    return any(address in network for network in trusted)

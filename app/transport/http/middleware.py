@@ -1,0 +1,173 @@
+"""The edge of every request: its id, its client, one log line, and the answer to what nobody foresaw.
+
+Plain ASGI: `BaseHTTPMiddleware` was measured to cost most of the throughput.
+"""
+
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Final, cast
+
+import structlog
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.infra.logging.context import LogContext, begin_log_context
+from app.kernel.problems import BadRequest, Problem
+from app.transport.http.client_address import SCOPE_KEY, Network, find_client_address
+from app.transport.http.problems import internal_error_response, problem_response
+
+MAX_HEADERS: Final = 100
+MAX_HEADER_BYTES: Final = 32_768
+_CLIENT_CLOSED = 499
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_HOST = re.compile(
+    rb"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
+)
+
+log = structlog.stdlib.get_logger("app.http")
+
+
+class HostInvalid(BadRequest):
+    code = "host_invalid"
+    title = "The Host header is missing, doubled or malformed"
+
+
+class HeadersTooLarge(BadRequest):
+    code = "headers_too_large"
+    title = "The request has too many or too large headers"
+
+
+def install_edge(app: FastAPI, *, trusted_proxies: Sequence[Network], max_body_size: int) -> None:
+    """Put the edge around `app`; call it after every other `add_middleware`, so that it is outermost."""
+    app.state.max_body_size = max_body_size
+    app.add_middleware(EdgeMiddleware, trusted_proxies=trusted_proxies)
+
+
+class EdgeMiddleware:
+    """Nothing gets in without an id and a sane head, nothing gets out without an answer."""
+
+    def __init__(self, app: ASGIApp, *, trusted_proxies: Sequence[Network] = ()) -> None:
+        self._app = app
+        self._trusted_proxies = tuple(trusted_proxies)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        context = begin_log_context(find_request_id(scope) or make_request_id())
+        scope[SCOPE_KEY] = find_client_address(scope, self._trusted_proxies)
+        if scope["type"] == "websocket":
+            await self._serve_websocket(scope, receive, send)
+        else:
+            await _Exchange(self._app, context).serve(scope, receive, send)
+
+    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The gateway answers and logs for itself; a bad head is refused before the handshake."""
+        try:
+            check_head(scope)
+        except Problem:
+            await receive()
+            await send({"type": "websocket.close", "code": 4400})
+            return
+        await self._app(scope, receive, send)
+
+
+class _Exchange:
+    """One HTTP request and what became of it."""
+
+    def __init__(self, app: ASGIApp, context: LogContext) -> None:
+        self._app = app
+        self._context = context
+        self._status: int | None = None
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._status = cast("int", message["status"])
+                self._mark(message)
+            await send(message)
+
+        try:
+            check_head(scope)
+            await self._app(scope, receive, send_marked)
+        except Problem as problem:
+            await problem_response(problem)(scope, receive, send_marked)
+        except ClientDisconnect:
+            self._status = self._status or _CLIENT_CLOSED
+        except (
+            Exception
+        ):  # an edge: whatever it was, the caller gets an answer and the log the trace
+            log.exception("request_failed", route=route_template(scope))
+            await self._answer_failure(scope, receive, send_marked)
+        finally:
+            self._record(scope, (time.perf_counter() - started) * 1000)
+
+    async def _answer_failure(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._status is None:
+            await internal_error_response(self._context.request_id)(scope, receive, send)
+            return
+        # A half-sent answer cannot be taken back; without its end the client knows it is not whole.
+        msg = "the answer was already under way"
+        raise ConnectionAbortedError(msg)
+
+    def _mark(self, message: Message) -> None:
+        headers = MutableHeaders(raw=message.setdefault("headers", []))
+        headers["X-Request-ID"] = self._context.request_id
+        headers.setdefault("Cache-Control", "no-store")
+
+    def _record(self, scope: Scope, milliseconds: float) -> None:
+        """User and request id come from the context, as in every other line."""
+        log.info(
+            "request",
+            method=scope["method"],
+            route=route_template(scope),
+            status=self._status or _CLIENT_CLOSED,
+            ms=round(milliseconds, 1),
+            client=scope[SCOPE_KEY],
+        )
+
+
+def check_head(scope: Scope) -> None:
+    """Bounds of the head, and a Host that is one (nothing here decides by it, but proxies and caches do).
+
+    Raises:
+        HostInvalid: host_invalid
+        HeadersTooLarge: headers_too_large
+    """
+    headers = cast("list[tuple[bytes, bytes]]", scope["headers"])
+    if (
+        len(headers) > MAX_HEADERS
+        or sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES
+    ):
+        raise HeadersTooLarge
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) > 1 or (not hosts and scope.get("http_version", "1.1") != "1.0"):
+        raise HostInvalid
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        raise HostInvalid
+
+
+def find_request_id(scope: Scope) -> str | None:
+    """The caller's `X-Request-ID`, if it sent a single sane one."""
+    values = [value for name, value in scope["headers"] if name == b"x-request-id"]
+    if len(values) == 1 and _REQUEST_ID.fullmatch(values[0]):
+        return cast("bytes", values[0]).decode("ascii")
+    return None
+
+
+def make_request_id() -> str:
+    return secrets.token_hex(12)
+
+
+def route_template(scope: Scope) -> str:
+    """`/api/v1/chats/{chat_id}`: never the path itself, which may hold a token or an invite."""
+    included = scope.get("fastapi", {}).get("effective_route_context")
+    path = getattr(included, "path", None) or getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) else "-"

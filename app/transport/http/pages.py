@@ -1,0 +1,86 @@
+"""The documentation pages, on or off by `ENABLE_DOCS`, and the OpenAPI document cleaned of what is not ours."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from app.transport.http.answers import ok
+from app.transport.http.problems import PROBLEM_SCHEMA, problem_schema
+
+OPENAPI_PATH = "/openapi.json"
+_NO_ICON = "data:,"
+_NOT_OURS = ("HTTPValidationError", "ValidationError")
+
+OpenApi = dict[str, Any]  # a JSON schema document has no narrower type
+
+
+def install_pages(app: FastAPI, *, enabled: bool) -> None:
+    """`app.openapi()` always works; the pages are served only when enabled.
+
+    Build the app with `openapi_url=None`, so that FastAPI adds no pages of its own.
+    """
+    document: list[OpenApi] = []
+
+    def openapi() -> OpenApi:
+        if not document:
+            document.append(build_openapi(app))
+        return document[0]
+
+    app.openapi = openapi
+    if enabled:
+        _add_pages(app)
+
+
+def build_openapi(app: FastAPI) -> OpenApi:
+    """The served document: every refusal is a Problem, and only what is referred to is defined."""
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        tags=app.openapi_tags,
+    )
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for name in _NOT_OURS:
+        schemas.pop(name, None)
+    schemas[PROBLEM_SCHEMA] = problem_schema()
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] = _without_null(parameter["schema"])
+    return document
+
+
+def _without_null(schema: OpenApi) -> OpenApi:
+    """A parameter may be left out, but a URL has no way to write null."""
+    choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
+    if len(choices) != 1:
+        return schema
+    rest = {key: value for key, value in schema.items() if key not in {"anyOf", "default"}}
+    return {**choices[0], **rest}
+
+
+def _add_pages(app: FastAPI) -> None:
+    async def serve_openapi(_request: Request) -> Response:
+        return ok(app.openapi())
+
+    async def serve_swagger(_request: Request) -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url=OPENAPI_PATH,
+            title=f"{app.title} - Swagger UI",
+            swagger_favicon_url=_NO_ICON,
+        )
+
+    async def serve_redoc(_request: Request) -> HTMLResponse:
+        return get_redoc_html(
+            openapi_url=OPENAPI_PATH, title=f"{app.title} - ReDoc", redoc_favicon_url=_NO_ICON
+        )
+
+    app.add_route(OPENAPI_PATH, serve_openapi, include_in_schema=False)
+    app.add_route("/docs", serve_swagger, include_in_schema=False)
+    app.add_route("/redoc", serve_redoc, include_in_schema=False)

@@ -1,0 +1,170 @@
+"""Routes that take strict input only: bounded UTF-8 JSON bodies, unambiguous queries."""
+
+import asyncio
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from fastapi import Request, params
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+
+from app.kernel.problems import (
+    BadRequest,
+    FieldError,
+    Invalid,
+    NotFound,
+    TooLarge,
+    UnsupportedMediaType,
+)
+from app.transport.http.problems import problem_responses
+from app.transport.http.strict_json import JsonValue, parse_json
+
+DEFAULT_MAX_BODY_SIZE: Final = 1_048_576
+BODY_SECONDS: Final = 30
+
+_JSON_TYPE = re.compile(
+    r'application/json\s*(?:;\s*charset\s*=\s*"?utf-?8"?\s*)?;?\s*', re.IGNORECASE
+)
+_MAX_QUERY_FIELDS = 50
+# The rest of such a body is not worth reading.
+_CLOSE: Final = {"Connection": "close"}
+
+
+class QueryMalformed(Invalid):
+    code = "query_malformed"
+    title = "The query string is ambiguous or not UTF-8"
+
+
+class BodyTooSlow(BadRequest):
+    code = "body_too_slow"
+    title = "The body did not arrive in time"
+
+
+class StrictRoute(APIRoute):
+    """An APIRoute whose input means one thing only. Documents the refusals it adds itself."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        # What a router is included with is worked out again from `self.responses`.
+        self.responses = problem_responses(*self._own_refusals()) | self.responses
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler behind the checks of query and body."""
+        handle = super().get_route_handler()
+        takes_json = self._takes_json()
+
+        async def handle_strictly(request: Request) -> Response:
+            check_path(request)
+            check_query(request.scope["query_string"])
+            if not takes_json:
+                return await handle(request)
+            body = await read_body(request)
+            value = parse_json(body) if body else None
+            return await handle(_ParsedRequest(request, body, value))
+
+        return handle_strictly
+
+    def _takes_json(self) -> bool:
+        return self.body_field is not None and not isinstance(
+            self.body_field.field_info, params.Form
+        )
+
+    def _own_refusals(self) -> tuple[int, ...]:
+        if self._takes_json():
+            return (400, 413, 415, 422)
+        dependant = self.dependant
+        has_input = any((dependant.path_params, dependant.query_params, self.body_field))
+        return (422,) if has_input else ()
+
+
+class _ParsedRequest(Request):
+    """Hands the parsed body to FastAPI, which would otherwise read and parse it leniently."""
+
+    def __init__(self, request: Request, body: bytes, value: JsonValue) -> None:
+        super().__init__(request.scope, request.receive)
+        self._strict_body = body
+        self._strict_value = value
+
+    async def body(self) -> bytes:
+        return self._strict_body
+
+    async def json(self) -> JsonValue:
+        return self._strict_value
+
+
+def check_path(request: Request) -> None:
+    """U+0000 names nothing: PostgreSQL refuses it, SQLite would not.
+
+    Raises:
+        NotFound: not_found
+    """
+    if "\0" in request.scope["path"]:
+        raise NotFound
+
+
+def check_query(query: bytes) -> None:
+    """Each parameter once, in UTF-8, without U+0000.
+
+    Raises:
+        QueryMalformed: query_malformed
+    """
+    if not query:
+        return
+    try:
+        pairs = parse_qsl(
+            query.decode("ascii"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=_MAX_QUERY_FIELDS,
+        )
+    except ValueError:
+        raise QueryMalformed from None
+    seen: set[str] = set()
+    for name, value in pairs:
+        if name in seen:
+            raise QueryMalformed(errors=[FieldError("query", "A parameter is given twice")])
+        if "\0" in name or "\0" in value:
+            raise QueryMalformed(errors=[FieldError("query", "U+0000 is not allowed")])
+        seen.add(name)
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body, while it is small, in time and declared as UTF-8 JSON.
+
+    Raises:
+        UnsupportedMediaType: unsupported_media_type
+        TooLarge: too_large
+    """
+    limit = max_body_size(request)
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and (len(declared) > len(str(limit)) or int(declared) > limit):
+        raise TooLarge(headers=_CLOSE)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise TooLarge(headers=_CLOSE)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise BodyTooSlow(headers=_CLOSE) from None
+    if size:
+        _require_json_type(request)
+    return b"".join(chunks)
+
+
+def max_body_size(request: Request) -> int:
+    """The limit of this app, in bytes; set by `install_edge`."""
+    return getattr(request.app.state, "max_body_size", DEFAULT_MAX_BODY_SIZE)
+
+
+def _require_json_type(request: Request) -> None:
+    declared = request.headers.getlist("content-type")
+    if len(declared) != 1 or not _JSON_TYPE.fullmatch(declared[0].strip()):
+        raise UnsupportedMediaType
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("The body must not be compressed")
