@@ -1,0 +1,63 @@
+"""`python -m app.admin`: what an operator does beside the running server."""
+
+import asyncio
+
+import typer
+from rich.console import Console
+
+from app.admin.env_example import render_env_example
+from app.bootstrap import list_start_faults
+from app.features.updates.epoch import renew_epoch
+from app.infra.database.database import open_database
+from app.infra.database.migrate import migrate
+from app.kernel.clock import SystemClock
+from app.settings import Settings, SettingsError, load_settings
+
+_console = Console(highlight=False)
+_errors = Console(highlight=False, stderr=True)
+cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@cli.command("check")
+def check() -> None:
+    """List everything that would refuse the start; status 1 if there is anything."""
+    faults = list_start_faults(_load())
+    for fault in faults:
+        _errors.print(fault, markup=False)
+    if faults:
+        raise typer.Exit(1)
+    _console.print("The settings are fine.")
+
+
+@cli.command("env-example")
+def env_example() -> None:
+    """Print env.example: every setting, its default and what it does."""
+    _console.print(render_env_example(), end="", markup=False, soft_wrap=True)
+
+
+@cli.command("new-epoch")
+def new_epoch() -> None:
+    """Void the cursors of every client, for example after a backup was restored by hand."""
+    _console.print(asyncio.run(_renew_epoch(_load())))
+
+
+async def _renew_epoch(settings: Settings) -> str:
+    await migrate(settings)
+    database = open_database(settings, SystemClock())
+    try:
+        return await database.write(renew_epoch)
+    finally:
+        await database.close()
+
+
+def _load() -> Settings:
+    try:
+        return load_settings()
+    except SettingsError as error:
+        for fault in error.faults:
+            _errors.print(fault, markup=False)
+        raise typer.Exit(1) from error
+
+
+if __name__ == "__main__":
+    cli()

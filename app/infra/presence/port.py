@@ -1,0 +1,26 @@
+"""Who is online: connections counted per person, each with an expiry, so that a dead worker's vanish."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from app.kernel.ids import UserId
+
+
+class PresenceStore(Protocol):
+    """Bare facts; who may see them is decided elsewhere."""
+
+    async def add(self, user_id: UserId, connection_id: str, ttl_seconds: float) -> int:
+        """Note an open connection; gives how many the person has now."""
+        ...
+
+    async def refresh(self, connections: Sequence[tuple[UserId, str]], ttl_seconds: float) -> None:
+        """Put off the expiry of connections that are still open."""
+        ...
+
+    async def remove(self, user_id: UserId, connection_id: str) -> int:
+        """Forget a closed connection; gives how many the person still has."""
+        ...
+
+    async def online(self, user_ids: Sequence[UserId]) -> set[UserId]:
+        """Those of `user_ids` with at least one connection."""
+        ...
