@@ -13,8 +13,8 @@ _LIVE = text("revoked_at IS NULL")
 
 
 class SessionRow(Row):
-    """A signed-in device. It lives until `revoked_at`, until `expires_at` (its absolute end), or
-    until none of its refresh tokens is left alive.
+    """A signed-in device. It lives while `revoked_at` is empty and `idle_expires_at` is ahead,
+    which every refresh moves on, but never beyond `expires_at`.
     """
 
     __tablename__ = "sessions"
@@ -29,14 +29,15 @@ class SessionRow(Row):
     device_name: Mapped[bytes | None]
     created_at: Mapped[datetime]
     last_used_at: Mapped[datetime]
-    idle_expires_at: Mapped[datetime]
-    expires_at: Mapped[datetime] = mapped_column(index=True)
+    idle_expires_at: Mapped[datetime] = mapped_column(index=True)
+    expires_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
 
 
 class RefreshTokenRow(Row):
-    """One generation of a session's refresh tokens. `successor` is the next one, sealed, while a
-    client whose answer was lost may still fetch it.
+    """One generation of a session's refresh tokens. `successor` is the next one, sealed, for a
+    client whose answer was lost; it is emptied when that one is used. After its use a row is kept
+    until `expires_at` to recognise a replay.
     """
 
     __tablename__ = "refresh_tokens"

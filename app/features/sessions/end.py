@@ -1,0 +1,138 @@
+"""End sessions: from the commit on their refresh tokens and tickets are gone, and within a second
+their access tokens and sockets on every worker.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, insert, select, update
+
+from app.features.sessions.errors import SessionNotFound, TokenRefused
+from app.features.sessions.models import RefreshTokenRow, RevocationRow, SessionRow, TicketRow
+from app.features.sessions.revocations import RevocationList
+from app.features.updates.log import ScopeLog, lock_scopes
+from app.infra.database.database import Database
+from app.infra.database.tx import Tx
+from app.kernel.events import EventSink, SecurityEvent
+from app.kernel.ids import SessionId, UserId
+from app.kernel.scopes import user_scope
+
+
+async def log_out(
+    db: Database,
+    revocations: RevocationList,
+    *,
+    events: EventSink,
+    user_id: UserId,
+    session_id: SessionId,
+) -> None:
+    """End the caller's own session.
+
+    Raises:
+        TokenRefused: somebody was faster; it is over.
+    """
+    try:
+        await end_session(db, revocations, events=events, user_id=user_id, session_id=session_id)
+    except SessionNotFound:
+        raise TokenRefused from None
+
+
+async def end_session(
+    db: Database,
+    revocations: RevocationList,
+    *,
+    events: EventSink,
+    user_id: UserId,
+    session_id: SessionId,
+) -> None:
+    """End one of the user's sessions.
+
+    Raises:
+        SessionNotFound: it never was, is somebody else's, or has ended.
+    """
+
+    async def work(tx: Tx) -> None:
+        log = await lock_scopes(tx, [user_scope(user_id)])
+        ended = await end_sessions(
+            tx, log, revocations=revocations, user_id=user_id, session_ids=[session_id]
+        )
+        if not ended:
+            raise SessionNotFound
+
+    await db.write(work)
+    events.record(SecurityEvent("session_ended", user_id, session_id))
+
+
+async def end_other_sessions(
+    db: Database,
+    revocations: RevocationList,
+    *,
+    events: EventSink,
+    user_id: UserId,
+    session_id: SessionId,
+) -> None:
+    """End all sessions of the user but `session_id`."""
+
+    async def work(tx: Tx) -> Sequence[SessionId]:
+        log = await lock_scopes(tx, [user_scope(user_id)])
+        return await end_all_sessions(
+            tx, log, revocations=revocations, user_id=user_id, but=session_id
+        )
+
+    for ended in await db.write(work):
+        events.record(SecurityEvent("session_ended", user_id, ended))
+
+
+async def end_all_sessions(
+    tx: Tx,
+    log: ScopeLog,
+    *,
+    revocations: RevocationList,
+    user_id: UserId,
+    but: SessionId | None = None,
+) -> Sequence[SessionId]:
+    """As `end_sessions`, for every session of the user."""
+    live = await tx.scalars(
+        select(SessionRow.id).where(SessionRow.user_id == user_id, SessionRow.revoked_at.is_(None))
+    )
+    others = [session_id for session_id in live if session_id != but]
+    return await end_sessions(tx, log, revocations=revocations, user_id=user_id, session_ids=others)
+
+
+async def end_sessions(
+    tx: Tx,
+    log: ScopeLog,
+    *,
+    revocations: RevocationList,
+    user_id: UserId,
+    session_ids: Sequence[SessionId],
+) -> Sequence[SessionId]:
+    """End those of `session_ids` that are the user's and not over. `log` holds the user's scope.
+
+    Returns:
+        The ones that this call ended.
+    """
+    if not session_ids:
+        return []
+    ended = await tx.scalars(
+        update(SessionRow)
+        .where(
+            SessionRow.id.in_(session_ids),
+            SessionRow.user_id == user_id,
+            SessionRow.revoked_at.is_(None),
+            SessionRow.idle_expires_at > tx.now,
+        )
+        .values(revoked_at=tx.now)
+        .returning(SessionRow.id)
+    )
+    if not ended:
+        return []
+    for table in (RefreshTokenRow, TicketRow):
+        await tx.execute(delete(table).where(table.session_id.in_(ended)))
+    await tx.execute(
+        insert(RevocationRow),
+        [{"session_id": session_id, "revoked_at": tx.now} for session_id in ended],
+    )
+    content = {"opened": [], "ended": sorted(ended)}
+    log.append(user_scope(user_id), "sessions_changed", data=content, content=content)
+    tx.after_commit(lambda: revocations.announce(ended))
+    return ended

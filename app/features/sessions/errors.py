@@ -1,0 +1,27 @@
+"""What can go wrong with tokens and sessions."""
+
+from app.kernel.problems import NotFound, RateLimited, Unauthenticated
+
+
+class TokenRefused(Unauthenticated):
+    """Wrong, expired, of another kind, or its session has ended: the caller learns no more."""
+
+    code = "token_invalid"
+    title = "The token is not valid, refresh it or sign in again"
+
+
+class RefreshTokenInvalid(Unauthenticated):
+    """Also for a replayed token, after which the session is over."""
+
+    code = "refresh_token_invalid"
+    title = "The refresh token is not valid, sign in again"
+
+
+class SessionNotFound(NotFound):
+    code = "session_not_found"
+    title = "There is no such session of yours"
+
+
+class TooManyTickets(RateLimited):
+    code = "too_many_tickets"
+    title = "Too many unused tickets, use one or wait"

@@ -1,0 +1,136 @@
+"""HTTP of sessions: refresh, logout, my devices, tickets."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from app.features.sessions.dependencies import CurrentSessionDep
+from app.features.sessions.end import end_other_sessions, end_session, log_out
+from app.features.sessions.list import list_sessions
+from app.features.sessions.open import SessionTokens
+from app.features.sessions.refresh import refresh_session
+from app.features.sessions.revocations import RevocationList
+from app.features.sessions.schemas import (
+    RefreshToken,
+    SessionList,
+    Ticket,
+    TicketRequest,
+    TokenPair,
+)
+from app.features.sessions.tickets import TICKET_LIFETIME, create_ticket
+from app.transport.http.answers import created, no_content, ok
+from app.transport.http.dependencies import ServicesDep
+from app.transport.http.fields import DEFAULT_LIMIT, Cursor, Limit, SessionIdPath
+from app.transport.http.problems import problem_responses
+from app.transport.http.routing import StrictRoute
+
+router = APIRouter(prefix="/auth", tags=["Auth"], route_class=StrictRoute)
+
+
+@router.post("/refresh-token", response_model=TokenPair, responses=problem_responses(401))
+async def refresh_token(services: ServicesDep, body: RefreshToken) -> Response:
+    """Exchange a refresh token for a new pair. After a lost answer the same token may be sent once
+    more within 30 s; any other replay of a used token ends the session.
+    """
+    tokens = await refresh_session(
+        services.db,
+        services.keyring,
+        tokens=services.tokens,
+        revocations=services.rules.one(RevocationList),
+        events=services.events,
+        limits=services.settings.tokens,
+        refresh_token=body.refresh_token,
+    )
+    return ok(render_tokens(tokens))
+
+
+@router.post("/logout", status_code=204, responses=problem_responses(401))
+async def logout(services: ServicesDep, session: CurrentSessionDep) -> Response:
+    """End this session: its tokens and sockets die everywhere within a second."""
+    await log_out(
+        services.db,
+        services.rules.one(RevocationList),
+        events=services.events,
+        user_id=session.user_id,
+        session_id=session.session_id,
+    )
+    return no_content()
+
+
+@router.get("/sessions", response_model=SessionList, responses=problem_responses(401))
+async def get_sessions(
+    services: ServicesDep,
+    session: CurrentSessionDep,
+    limit: Annotated[Limit, Query()] = DEFAULT_LIMIT,
+    cursor: Annotated[Cursor | None, Query()] = None,
+) -> Response:
+    """My signed-in devices, the newest first. There are at most 50: one more sign-in ends the one
+    that was unused for longest.
+    """
+    page = await list_sessions(
+        services.db,
+        services.keyring,
+        services.cursors,
+        caller=session,
+        limit=limit,
+        cursor=cursor,
+    )
+    return ok(page)
+
+
+@router.delete("/sessions/{session_id}", status_code=204, responses=problem_responses(401, 404))
+async def delete_session(
+    services: ServicesDep, session: CurrentSessionDep, session_id: SessionIdPath
+) -> Response:
+    """Sign one of my devices out."""
+    await end_session(
+        services.db,
+        services.rules.one(RevocationList),
+        events=services.events,
+        user_id=session.user_id,
+        session_id=session_id,
+    )
+    return no_content()
+
+
+@router.delete("/sessions", status_code=204, responses=problem_responses(401))
+async def delete_other_sessions(services: ServicesDep, session: CurrentSessionDep) -> Response:
+    """Sign all my other devices out."""
+    await end_other_sessions(
+        services.db,
+        services.rules.one(RevocationList),
+        events=services.events,
+        user_id=session.user_id,
+        session_id=session.session_id,
+    )
+    return no_content()
+
+
+@router.post(
+    "/ws-ticket",
+    status_code=201,
+    response_model=Ticket,
+    responses=problem_responses(401, 429),
+)
+async def post_ticket(
+    services: ServicesDep, session: CurrentSessionDep, body: TicketRequest | None = None
+) -> Response:
+    """A single-use ticket for `/ws/{ticket}`, or with `chat_id` for
+    `/ws/chat/{chat_id}/{ticket}`.
+    """
+    ticket = await create_ticket(
+        services.db,
+        session_id=session.session_id,
+        chat_id=body.chat_id if body else None,
+    )
+    seconds = int(TICKET_LIFETIME.total_seconds())
+    return created({"ticket": ticket, "expires_in": seconds})
+
+
+def render_tokens(tokens: SessionTokens) -> dict[str, object]:
+    return {
+        "access_token": tokens.access_token,
+        "refresh_token": tokens.refresh_token,
+        "token_type": "bearer",
+        "expires_in": tokens.expires_in,
+    }
