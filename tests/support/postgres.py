@@ -59,8 +59,8 @@ class Postgres:
 
 
 @contextmanager
-def run_postgres() -> Iterator[Postgres]:
-    """The cluster of this test session.
+def run_postgres(*, durable: bool = False) -> Iterator[Postgres]:
+    """The cluster of this test session; `durable` for benchmarks: with fsync, as in production.
 
     Raises:
         Missing: there is none and none can be started.
@@ -75,7 +75,7 @@ def run_postgres() -> Iterator[Postgres]:
     if owner:
         shutil.chown(directory, owner)
     try:
-        with _cluster(programs, directory, owner) as url:
+        with _cluster(programs, directory, owner, durable=durable) as url:
             yield Postgres(url)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -107,7 +107,9 @@ def _unprivileged_user() -> str | None:
 
 
 @contextmanager
-def _cluster(programs: Path, directory: Path, owner: str | None) -> Iterator[str]:
+def _cluster(
+    programs: Path, directory: Path, owner: str | None, *, durable: bool
+) -> Iterator[str]:
     data, password_file, log = directory / "data", directory / "password", directory / "log"
     password_file.write_text(_PASSWORD)
     password_file.chmod(0o644)
@@ -128,7 +130,7 @@ def _cluster(programs: Path, directory: Path, owner: str | None) -> Iterator[str
         "-p",
         str(port),
     ]
-    for option in _OPTIONS:
+    for option in _OPTIONS[2:] if durable else _OPTIONS:
         command += ["-c", option]
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -1,0 +1,91 @@
+"""Limits of what may be spent on codes, and providers that fail. On servers of their own."""
+
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.people import Backend, Deployment
+from tests.support.ports import free_port
+from tests.support.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+TIGHT = {
+    "SMS_LIMIT_PER_PHONE": "2",
+    "SMS_LIMIT_PER_ADDRESS": "6",
+    "SMS_LIMIT_PER_PREFIX": "100",
+    "SMS_LIMIT_PER_DAY": "4",
+    "TRUSTED_PROXIES": "127.0.0.1/32",
+}
+
+
+@pytest.fixture
+async def limited(directory: Path, anyio_backend: str) -> AsyncIterator[Backend]:
+    """Sign-in limits in force; a test may speak as the proxy of any address."""
+    del anyio_backend
+    with Server(directory, TIGHT, name="limited") as server:
+        async with AsyncExitStack() as stack:
+            yield Backend(Deployment("sqlite", [server]), stack)
+
+
+async def ask(backend: Backend, phone: str, address: str) -> int:
+    stranger = backend.stranger()
+    headers = {"X-Forwarded-For": address}
+    body = {"phone": phone}
+    answer = await stranger.call("POST", "/auth/send-verification", body, headers=headers)
+    return answer.status_code
+
+
+async def test_codes_are_limited_by_phone_address_and_day(limited: Backend) -> None:
+    phone, other = limited.deployment.next_phone(), limited.deployment.next_phone()
+    mallory, victim, third = "203.0.113.9", "198.51.100.7", "192.0.2.1"
+    assert [await ask(limited, phone, mallory) for _ in range(3)] == [200, 200, 429]
+    # A stranger's limit is not the limit of the owner of the phone.
+    assert await ask(limited, phone, victim) == 200
+    # The day's cap of a phone holds for all addresses together.
+    assert [await ask(limited, phone, third) for _ in range(2)] == [200, 429]
+    # One address cannot go through many phones.
+    statuses = [await ask(limited, limited.deployment.next_phone(), mallory) for _ in range(5)]
+    assert statuses == [200, 200, 200, 200, 429]
+    assert await ask(limited, other, victim) == 200
+    assert len(limited.deployment.codes(phone)) == 4
+
+
+async def test_a_limit_names_when_to_come_back(limited: Backend) -> None:
+    phone = limited.deployment.next_phone()
+    for _ in range(2):
+        assert await ask(limited, phone, "203.0.113.9") == 200
+    answer = await limited.stranger().call(
+        "POST",
+        "/auth/send-verification",
+        {"phone": phone},
+        headers={"X-Forwarded-For": "203.0.113.9"},
+    )
+    assert answer.status_code == 429
+    assert answer.json()["code"] == "rate_limited"
+    assert 0 < int(answer.headers["retry-after"]) <= 600
+
+
+@pytest.mark.parametrize("kind", ["refusing", "silent"])
+async def test_a_provider_that_fails_is_503_in_time(directory: Path, kind: str) -> None:
+    with socket.socket() as listener:
+        port = free_port()
+        if kind == "silent":
+            listener.bind(("127.0.0.1", port))
+            listener.listen()
+        settings = {
+            "SMS_PROVIDER": "http",
+            "SMS_HTTP_URL": f"http://127.0.0.1:{port}/send",
+            "SMS_TIMEOUT": "1",
+        }
+        with Server(directory, settings, name="failing provider") as server:
+            async with AsyncExitStack() as stack:
+                backend = Backend(Deployment("sqlite", [server]), stack)
+                started = time.monotonic()
+                body = {"phone": backend.deployment.next_phone()}
+                await backend.stranger().post("/auth/send-verification", body, expect=503)
+                assert time.monotonic() - started < 3
