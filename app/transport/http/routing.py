@@ -3,12 +3,15 @@
 import asyncio
 import re
 from collections.abc import Callable, Coroutine
+from enum import Enum
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from fastapi import Request, params
+from fastapi import APIRouter, Request, params
 from fastapi.routing import APIRoute
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Scope
 
 from app.kernel.problems import (
     BadRequest,
@@ -77,6 +80,23 @@ class StrictRoute(APIRoute):
         dependant = self.dependant
         has_input = any((dependant.path_params, dependant.query_params, self.body_field))
         return (422,) if has_input else ()
+
+
+class SliceRouter(APIRouter):
+    """The routes of one slice, strict, and skipped as a whole by requests of others.
+
+    Measured with ten slices of six routes: trying each route in turn, twice as an included router
+    does, cost more than half of a request.
+    """
+
+    def __init__(self, *, prefix: str, tags: list[str | Enum]) -> None:
+        super().__init__(prefix=prefix, tags=tags, route_class=StrictRoute)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Every path of ours holds our prefix, wherever we are mounted."""
+        if self.prefix not in scope["path"]:
+            return Match.NONE, {}
+        return super().matches(scope)
 
 
 class _ParsedRequest(Request):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -28,7 +28,7 @@ from app.transport.http.fields import (
 from app.transport.http.middleware import install_edge
 from app.transport.http.pages import install_pages
 from app.transport.http.problems import install_problem_handlers, problem_responses
-from app.transport.http.routing import StrictRoute
+from app.transport.http.routing import SliceRouter
 
 PROBLEMS = {
     "forbidden": Forbidden,
@@ -46,7 +46,7 @@ class Thing(StrictModel):
     until: Rfc3339 | None = None
 
 
-router = APIRouter(prefix="/things", tags=["Things"], route_class=StrictRoute)
+router = SliceRouter(prefix="/things", tags=["Things"])
 
 
 @router.post("/", status_code=201, response_model=Thing, responses=problem_responses(401))
