@@ -14,7 +14,7 @@ class PresenceStore(Protocol):
         ...
 
     async def refresh(self, connections: Sequence[tuple[UserId, str]], ttl_seconds: float) -> None:
-        """Put off the expiry of connections that are still open."""
+        """Let these connections expire in `ttl_seconds` from now; those that the store forgot are noted again."""
         ...
 
     async def remove(self, user_id: UserId, connection_id: str) -> int:
@@ -23,4 +23,8 @@ class PresenceStore(Protocol):
 
     async def online(self, user_ids: Sequence[UserId]) -> set[UserId]:
         """Those of `user_ids` with at least one connection."""
+        ...
+
+    async def take_expired(self) -> list[UserId]:
+        """People whose last connection expired (was not removed); each is told once, to one worker."""
         ...
