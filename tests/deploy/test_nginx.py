@@ -1,0 +1,170 @@
+"""deploy/nginx.conf under the real nginx: who the client is, what is logged, what is let through."""
+
+import json
+import shutil
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.deploy.dockerfile import ROOT
+from tests.deploy.proxy import Proxy, run_echo, run_nginx
+from tests.support.ports import free_port
+
+API = "/api/v1"
+SECRET = "Zk3-this-must-not-be-logged_9Q"
+FORGED = {
+    "X-Forwarded-For": "9.9.9.9",
+    "X-Forwarded-Host": "evil.example",
+    "X-Forwarded-Proto": "gopher",
+    "X-Real-IP": "9.9.9.9",
+    "Forwarded": "for=9.9.9.9",
+}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Unlike tmp_path, also open to nginx's own user."""
+    path = Path(tempfile.mkdtemp(prefix="messenger-nginx-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+async def echo(folder: Path) -> AsyncIterator[Proxy]:
+    async with run_echo() as port:
+        with run_nginx(folder / "nginx", port) as proxy:
+            yield proxy
+
+
+def client(proxy: Proxy, **options: Any) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=proxy.base_url, trust_env=False, timeout=10, **options)
+
+
+async def headers_seen(proxy: Proxy, path: str, headers: dict[str, str]) -> dict[str, list[str]]:
+    async with client(proxy) as http:
+        pairs = (await http.get(path, headers=headers)).json()
+    seen: dict[str, list[str]] = {}
+    for name, value in pairs:
+        seen.setdefault(name, []).append(value)
+    return seen
+
+
+@pytest.mark.parametrize("path", [f"{API}/users/me", f"{API}/ws/{SECRET}"])
+async def test_the_server_learns_the_real_client_and_nothing_that_was_forged(
+    echo: Proxy, path: str
+) -> None:
+    seen = await headers_seen(echo, path, FORGED)
+    assert seen["x-forwarded-for"] == ["127.0.0.1"]
+    assert seen["x-forwarded-proto"] == ["http"]
+    assert not {"x-forwarded-host", "x-real-ip", "forwarded"} & seen.keys()
+
+
+async def test_only_websocket_paths_may_change_the_protocol(echo: Proxy) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
+    elsewhere = await headers_seen(echo, f"{API}/users/me", upgrade)
+    assert "upgrade" not in elsewhere
+    there = await headers_seen(echo, f"{API}/ws/{SECRET}", upgrade)
+    assert there["upgrade"] == ["websocket"]
+    assert there["connection"] == ["upgrade"]
+
+
+@pytest.mark.parametrize(
+    ("path", "logged"),
+    [
+        (f"{API}/ws/{SECRET}", f"{API}/ws/-"),
+        (f"{API}/ws/chat/42/{SECRET}", f"{API}/ws/chat/42/-"),
+        (f"{API}/ws/chat/{SECRET}/1", f"{API}/ws/-"),
+        (f"{API}//ws/{SECRET}", f"{API}/ws/-"),
+        (f"/API/V1/WS/{SECRET}", "/API/V1/WS/-"),
+        (f"{API}/%77s/{SECRET}", f"{API}/ws/-"),
+        (f"/ws/{SECRET}", "/ws/-"),
+        (f"{API}/ws/{SECRET}?token={SECRET}", f"{API}/ws/-"),
+        (f"{API}/users/me?access_token={SECRET}", f"{API}/users/me"),
+    ],
+)
+async def test_a_token_in_a_path_or_query_is_not_logged(
+    echo: Proxy, path: str, logged: str
+) -> None:
+    async with client(echo) as http:
+        await http.get(path, headers={"Referer": f"http://x/{SECRET}", "User-Agent": SECRET})
+    line = json.loads(echo.wait_for_line(f'"{logged}"'))
+    assert line["client"] == "127.0.0.1"
+    assert line["status"] == httpx.codes.OK
+    assert SECRET not in echo.logged()
+
+
+async def test_a_token_is_not_logged_when_the_server_is_down(folder: Path) -> None:
+    with run_nginx(folder / "nginx", free_port()) as proxy:
+        async with client(proxy) as http:
+            answer = await http.get(f"{API}/ws/{SECRET}")
+        proxy.wait_for_line(f"{API}/ws/-")
+        assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+        assert SECRET not in proxy.logged()
+
+
+async def test_what_nginx_refuses_itself_is_a_problem_document_too(folder: Path) -> None:
+    with run_nginx(folder / "nginx", free_port()) as proxy:
+        async with client(proxy) as http:
+            down = await http.get(f"{API}/users/me")
+            large = await http.post(f"{API}/messages/", content=b"x" * 3_000_000)
+    assert down.status_code == down.json()["status"] == httpx.codes.SERVICE_UNAVAILABLE
+    assert (down.json()["code"], large.json()["code"]) == ("unavailable", "too_large")
+    assert int(down.headers["retry-after"]) > 0
+    assert large.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE
+    for answer in (down, large):
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "nginx/" not in answer.headers["server"]
+
+
+async def test_with_tls_conf_it_speaks_tls_and_sends_plain_http_there(folder: Path) -> None:
+    tls = folder / "tls"
+    make_certificate(tls)
+    shutil.copy(ROOT / "deploy" / "tls.conf", tls)
+    trust = ssl.create_default_context(cafile=str(tls / "fullchain.pem"))
+    async with run_echo() as port:
+        with run_nginx(folder / "nginx", port, tls=tls) as proxy:
+            async with client(proxy, verify=trust) as http:
+                plain = await http.get(f"{API}/users/me")
+                secure = await http.get(f"{proxy.tls_url}{API}/users/me")
+    assert plain.status_code == httpx.codes.PERMANENT_REDIRECT
+    assert plain.headers["location"].startswith("https://")
+    assert ["x-forwarded-proto", "https"] in secure.json()
+    assert "max-age" in secure.headers["strict-transport-security"]
+
+
+def make_certificate(directory: Path) -> None:
+    """A certificate for 127.0.0.1 that signs itself."""
+    directory.mkdir()
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (directory / "fullchain.pem").write_bytes(certificate.public_bytes(pem))
+    (directory / "privkey.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
