@@ -149,6 +149,12 @@ async def _rotate(tx: Tx, keyring: Keyring, presented: _Presented, limits: Token
     idle_expires_at = min(
         tx.now + timedelta(days=limits.refresh_idle_days), presented.session_expires_at
     )
+    # The session's row first, as ending a session does: the other order deadlocks with it.
+    await tx.execute(
+        update(SessionRow)
+        .where(SessionRow.id == presented.session_id)
+        .values(last_used_at=tx.now, idle_expires_at=idle_expires_at)
+    )
     await tx.execute(
         update(RefreshTokenRow)
         .where(RefreshTokenRow.hash == presented.hash)
@@ -168,11 +174,6 @@ async def _rotate(tx: Tx, keyring: Keyring, presented: _Presented, limits: Token
             created_at=tx.now,
             expires_at=idle_expires_at,
         )
-    )
-    await tx.execute(
-        update(SessionRow)
-        .where(SessionRow.id == presented.session_id)
-        .values(last_used_at=tx.now, idle_expires_at=idle_expires_at)
     )
     return successor
 
