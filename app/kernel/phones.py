@@ -8,6 +8,7 @@ from app.kernel.problems import FieldError, Invalid
 
 MAX_SPELLING_LENGTH = 40
 
+_FEWEST_DIGITS = 5
 # What people write between digits; letters ("1-800-FLOWERS") and extensions are refused.
 _SPELLING = re.compile(r"[+\uff0b]?[0-9\s().\-\u00a0\u2010-\u2015/]{3,40}")
 
@@ -45,6 +46,12 @@ def find_phone(text: str, *, region: str | None = None) -> str | None:
     if not phonenumbers.is_possible_number(number):
         return None
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def is_dialable(text: str) -> bool:
+    """Whether somebody who typed this may have meant a phone number."""
+    digits = sum(character.isdigit() for character in text)
+    return digits >= _FEWEST_DIGITS and _SPELLING.fullmatch(text.strip()) is not None
 
 
 def find_region(phone: str) -> str | None:

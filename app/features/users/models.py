@@ -44,7 +44,8 @@ class UsernameRow(Row):
         Text().with_variant(Text(collation="C"), "postgresql"), primary_key=True
     )
     user_id: Mapped[UserId | None] = mapped_column(BigInteger, ForeignKey("users.id"), unique=True)
-    chat_id: Mapped[ChatId | None] = mapped_column(BigInteger, ForeignKey("chats.id"), unique=True)
+    # No foreign key: chats stand above this slice. They free the name when they go.
+    chat_id: Mapped[ChatId | None] = mapped_column(BigInteger, unique=True)
 
 
 class UserNameTokenRow(Row):

@@ -116,7 +116,7 @@ async def test_others_see_my_profile_without_my_phone(backend: Backend) -> None:
 async def test_nobody_has_an_unknown_id(backend: Backend) -> None:
     anna = await backend.sign_up()
     for user_id in (1, 2**53 - 1):
-        await anna.get(f"/users/{user_id}", expect=404, code="not_found")
+        await anna.get(f"/users/{user_id}", expect=404, code="user_not_found")
 
 
 async def test_my_other_devices_learn_of_the_change(backend: Backend) -> None:

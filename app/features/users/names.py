@@ -1,0 +1,37 @@
+"""The blind index of names: a keyed token for every prefix of every word, so that names stay sealed."""
+
+from sqlalchemy import delete, insert
+
+from app.features.users.models import UserNameTokenRow
+from app.infra.cipher.blind_index import BlindIndex
+from app.infra.database.tx import Tx
+from app.kernel.ids import UserId
+from app.kernel.text import name_words
+
+# Longer words are found by their first 16 characters.
+_LONGEST_PREFIX = 16
+
+
+async def replace_name_tokens(
+    tx: Tx, index: BlindIndex, user_id: UserId, *, first_name: str, last_name: str | None
+) -> None:
+    """Let the user be found by this name, and by no earlier one."""
+    await tx.execute(delete(UserNameTokenRow).where(UserNameTokenRow.user_id == user_id))
+    tokens = name_tokens(index, f"{first_name} {last_name or ''}")
+    rows = [{"token": token, "user_id": user_id} for token in sorted(tokens)]
+    if rows:
+        await tx.execute(insert(UserNameTokenRow), rows)
+
+
+def name_tokens(index: BlindIndex, name: str) -> set[bytes]:
+    """The tokens of all prefixes of all words of a name."""
+    return {
+        index.name_prefix(word[:length])
+        for word in name_words(name)
+        for length in range(1, min(len(word), _LONGEST_PREFIX) + 1)
+    }
+
+
+def query_tokens(index: BlindIndex, query: str) -> set[bytes]:
+    """The tokens that a name must all have to be found by `query`; empty if it has no word."""
+    return {index.name_prefix(word[:_LONGEST_PREFIX]) for word in name_words(query)}
