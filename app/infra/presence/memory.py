@@ -46,6 +46,9 @@ class MemoryPresence:
             self._count(user_id)
         return expired
 
+    async def close(self) -> None:
+        """Nothing is open."""
+
     def _count(self, user_id: UserId) -> int:
         connections = self._expiries.get(user_id)
         if connections is None:

@@ -1,0 +1,284 @@
+"""The composition root: settings -> adapters -> features -> application. The only file that knows implementations."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+
+import structlog
+from fastapi import APIRouter, FastAPI
+from sqlalchemy import text
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.catalog import FEATURES
+from app.features.gateway.runtime import Gateway
+from app.features.sessions.feature import register_sessions
+from app.features.updates.epoch import ensure_epoch
+from app.features.updates.read import collect_update_kinds
+from app.infra.bus.memory import MemoryBus
+from app.infra.bus.port import Bus
+from app.infra.bus.redis import RedisBus
+from app.infra.cipher.blind_index import open_blind_index
+from app.infra.cipher.keyring import Keyring, open_keyring
+from app.infra.database.database import Database, open_database
+from app.infra.database.migrate import migrate
+from app.infra.database.process_lock import ProcessLock, SecondProcessError
+from app.infra.database.tx import Tx
+from app.infra.logging.configure import configure_logging
+from app.infra.logging.events import LoggedEvents
+from app.infra.presence.memory import MemoryPresence
+from app.infra.presence.port import PresenceStore
+from app.infra.presence.redis import RedisPresence
+from app.infra.secrets import Secrets, load_secrets
+from app.infra.services import Services
+from app.infra.sms.choose import choose_sms
+from app.infra.tokens.access import AccessTokens
+from app.kernel.clock import SystemClock
+from app.kernel.cursors import CursorCodec
+from app.kernel.problems import Unavailable
+from app.kernel.rules import Rules
+from app.settings import Settings, SettingsError, load_settings
+from app.transport.http.health import health_router
+from app.transport.http.middleware import install_edge
+from app.transport.http.pages import install_pages
+from app.transport.http.problems import install_problem_handlers
+from app.transport.jobs import JobRunner
+
+VERSION = "0.1.0"
+API_PREFIX = "/api/v1"
+_LEAST_ROUNDS = 600_000
+_LEAST_CODE_ROUNDS = 10
+
+log = structlog.stdlib.get_logger("app.start")
+
+
+def create_app() -> ASGIApp:
+    """The application. Wrong settings refuse the start in the lifespan, never at import.
+
+    A worker that dies at import would be started again for ever.
+    """
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        return StartGuard(None, error.faults)
+    configure_logging(settings)
+    return StartGuard(build_app(settings), list_start_faults(settings))
+
+
+class StartGuard:
+    """Answers the start with one clear sentence a fault instead of a trace."""
+
+    def __init__(self, app: FastAPI | None, faults: Sequence[str]) -> None:
+        self._app = app
+        self._faults = list(faults)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            if self._app is not None:
+                await self._app(scope, receive, send)
+            return
+        if self._faults or self._app is None:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": "\n".join(self._faults)})
+            return
+        await self._run(self._app, scope, receive, send)
+
+    async def _run(self, app: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            context = run_server(app)
+            await context.__aenter__()
+        except (SettingsError, SecondProcessError) as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        except (OSError, Unavailable) as error:
+            message = f"DATABASE_URL: the database does not answer ({type(error).__name__})"
+            await send({"type": "lifespan.startup.failed", "message": message})
+            return
+        except Exception:  # an edge: uvicorn would take a trace for "no lifespan" and serve on
+            log.exception("start_failed")
+            message = "The start failed, the log says why"
+            await send({"type": "lifespan.startup.failed", "message": message})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await context.__aexit__(None, None, None)
+        await send({"type": "lifespan.shutdown.complete"})
+        del scope
+
+
+def list_start_faults(settings: Settings) -> list[str]:
+    """Everything that refuses this start, one sentence each, naming its variable; empty: it may start."""
+    faults: list[str] = []
+    if settings.server.workers > 1:
+        if settings.database.type == "sqlite":
+            faults.append(
+                "WORKERS: SQLite serves one process; set DATABASE_TYPE=postgresql and USE_REDIS=true"
+            )
+        elif not settings.redis.use:
+            faults.append("WORKERS: several workers need Redis; set USE_REDIS=true and REDIS_URL")
+    faults += _list_sms_faults(settings)
+    if settings.is_production:
+        faults += _list_production_faults(settings)
+    return faults
+
+
+def _list_sms_faults(settings: Settings) -> list[str]:
+    sms = settings.sms
+    needed: dict[str, object] = {}
+    if sms.provider == "twilio":
+        needed = {
+            "TWILIO_ACCOUNT_SID": sms.twilio_account_sid,
+            "TWILIO_AUTH_TOKEN": sms.twilio_auth_token,
+            "TWILIO_FROM": sms.twilio_from,
+        }
+    elif sms.provider == "http":
+        needed = {"SMS_HTTP_URL": sms.http_url}
+    return [
+        f"{name}: SMS_PROVIDER={sms.provider} needs it"
+        for name, value in needed.items()
+        if not value
+    ]
+
+
+def _list_production_faults(settings: Settings) -> list[str]:
+    faults: list[str] = []
+    try:
+        load_secrets(settings)
+    except SettingsError as error:
+        faults += error.faults
+    if settings.sms.provider in {"console", "file"}:
+        faults.append(
+            f"SMS_PROVIDER: {settings.sms.provider} is for development; use twilio or http in production"
+        )
+    if settings.secrets.pbkdf2_rounds < _LEAST_ROUNDS:
+        faults.append(f"PBKDF2_ROUNDS: production needs {_LEAST_ROUNDS} or more")
+    if settings.sms.code_hash_rounds < _LEAST_CODE_ROUNDS:
+        faults.append(f"CODE_HASH_ROUNDS: production needs {_LEAST_CODE_ROUNDS} or more")
+    return faults
+
+
+def build_app(settings: Settings) -> FastAPI:
+    """Routes, pages and the edge; everything that connects comes in `run_server`."""
+    app = FastAPI(
+        title="Telegram Clone Backend",
+        version=VERSION,
+        description="A messenger backend: sign in by phone, talk in real time.",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.settings = settings
+    # Without Redis the log is read instead, so readiness does not hang on it.
+    app.include_router(health_router({"database": lambda: _check_database(app)}))
+    api = APIRouter(prefix=API_PREFIX)
+    for feature in FEATURES:
+        for router in feature.routers:
+            api.include_router(router)
+    app.include_router(api)
+    install_problem_handlers(app)
+    install_pages(app, enabled=settings.server.enable_docs)
+    install_edge(
+        app,
+        trusted_proxies=settings.server.trusted_proxies,
+        max_body_size=settings.server.max_body_size,
+    )
+    return app
+
+
+@asynccontextmanager
+async def run_server(app: FastAPI) -> AsyncGenerator[None]:
+    """Everything that runs beside the requests, started in order and stopped in reverse."""
+    settings: Settings = app.state.settings
+    secrets = load_secrets(settings)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(ProcessLock(settings))
+        await migrate(settings)
+        services = await open_services(settings, secrets, stack)
+        app.state.services = services
+        kinds = collect_update_kinds(FEATURES)
+        frames = {frame.type: frame for feature in FEATURES for frame in feature.frames}
+        epoch = await ensure_epoch(services.db)
+        gateway = Gateway(services, kinds=kinds, frames=frames, epoch=epoch)
+        app.state.gateway = gateway
+        await gateway.start()
+        stack.push_async_callback(gateway.stop)
+        await services.bus.start()
+        stack.push_async_callback(services.bus.stop)
+        runner = JobRunner((job for feature in FEATURES for job in feature.jobs), services)
+        await runner.start()
+        stack.push_async_callback(runner.stop)
+        log.info(
+            "server_started",
+            database=settings.database.type,
+            redis=settings.redis.use,
+            version=VERSION,
+        )
+        yield
+        log.info("server_stopping")
+
+
+async def open_services(settings: Settings, secrets: Secrets, stack: AsyncExitStack) -> Services:
+    """All adapters; closed by `stack` in reverse order."""
+    clock = SystemClock()
+    db = open_database(settings, clock)
+    stack.push_async_callback(db.close)
+    keyring = await open_keyring(
+        db,
+        secrets.master_key,
+        rounds=settings.secrets.pbkdf2_rounds,
+        personal=settings.secrets.encrypt_personal_data,
+        messages=settings.secrets.encrypt_messages,
+        least_rounds=_LEAST_ROUNDS if settings.is_production else 1,
+    )
+    bus = _make_bus(settings, keyring)
+    rules = Rules()
+    tokens = AccessTokens(
+        secrets.secret_key, lifetime=timedelta(minutes=settings.tokens.access_minutes), clock=clock
+    )
+    register_sessions(rules, bus, access_lifetime=tokens.lifetime)
+    for feature in FEATURES:
+        for entry in feature.rules:
+            rules.register(entry.kind, entry.rule)
+    presence = _make_presence(settings)
+    stack.push_async_callback(presence.close)
+    sms = choose_sms(settings)
+    stack.push_async_callback(sms.close)
+    return Services(
+        settings=settings,
+        clock=clock,
+        db=db,
+        keyring=keyring,
+        index=await open_blind_index(db, secrets.index_key),
+        cursors=CursorCodec(keyring.derive("cursors")),
+        tokens=tokens,
+        sms=sms,
+        bus=bus,
+        presence=presence,
+        events=LoggedEvents(),
+        rules=rules,
+    )
+
+
+def _make_bus(settings: Settings, keyring: Keyring) -> Bus:
+    if settings.redis.use:
+        return RedisBus(settings.redis.url.get_secret_value(), keyring.derive("bus"))
+    return MemoryBus()
+
+
+def _make_presence(settings: Settings) -> PresenceStore:
+    if settings.redis.use:
+        return RedisPresence(settings.redis.url.get_secret_value())
+    return MemoryPresence()
+
+
+async def _check_database(app: FastAPI) -> None:
+    db: Database = app.state.services.db
+
+    async def work(tx: Tx) -> None:
+        await tx.execute(text("SELECT 1"))
+
+    await db.read(work)
+
+
+async def _check_bus(app: FastAPI) -> None:
+    """Redis may be away: the log is read instead, so that readiness does not hang on it."""

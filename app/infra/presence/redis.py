@@ -1,0 +1,107 @@
+"""Presence shared by all workers: a sorted set of connections a person, scored by when each expires."""
+
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar, cast
+
+import structlog
+from redis.exceptions import RedisError
+
+from app.infra.presence.memory import MemoryPresence
+from app.infra.redis_client import make_redis
+from app.kernel.ids import UserId
+
+T = TypeVar("T")
+# After a failure Redis is left alone this long, so that not every caller waits for its timeout.
+_REST_SECONDS = 1.0
+
+# All three judge by Redis's own clock, in milliseconds.
+_NOW = "local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000);"
+_ADD = (
+    _NOW
+    + """
+for i = 2, #ARGV do
+  redis.call('ZREMRANGEBYSCORE', KEYS[i - 1], '-inf', now)
+  redis.call('ZADD', KEYS[i - 1], now + ARGV[1], ARGV[i])
+  redis.call('PEXPIRE', KEYS[i - 1], ARGV[1] * 2)
+end
+return redis.call('ZCARD', KEYS[1])
+"""
+)
+_REMOVE = (
+    _NOW
+    + """
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+return redis.call('ZCARD', KEYS[1])
+"""
+)
+_ONLINE = (
+    _NOW
+    + """
+local counts = {}
+for i, key in ipairs(KEYS) do counts[i] = redis.call('ZCOUNT', key, now, '+inf') end
+return counts
+"""
+)
+
+log = structlog.stdlib.get_logger("app.presence")
+
+
+class RedisPresence:
+    """Falls back on what this worker knows itself while Redis is away."""
+
+    def __init__(self, url: str) -> None:
+        self._client: Any = make_redis(url)
+        self._own = MemoryPresence()
+        self._rest_until = 0.0
+
+    async def add(self, user_id: UserId, connection_id: str, ttl_seconds: float) -> int:
+        own = await self._own.add(user_id, connection_id, ttl_seconds)
+        arguments = [str(int(ttl_seconds * 1000)), connection_id]
+        count = await self._try(self._client.eval(_ADD, 1, _key(user_id), *arguments), own)
+        return max(own, count)
+
+    async def refresh(self, connections: Sequence[tuple[UserId, str]], ttl_seconds: float) -> None:
+        await self._own.refresh(connections, ttl_seconds)
+        if not connections:
+            return
+        keys = [_key(user_id) for user_id, _ in connections]
+        ids = [connection_id for _, connection_id in connections]
+        milliseconds = str(int(ttl_seconds * 1000))
+        await self._try(self._client.eval(_ADD, len(keys), *keys, milliseconds, *ids), 0)
+
+    async def remove(self, user_id: UserId, connection_id: str) -> int:
+        own = await self._own.remove(user_id, connection_id)
+        return await self._try(self._client.eval(_REMOVE, 1, _key(user_id), connection_id), own)
+
+    async def online(self, user_ids: Sequence[UserId]) -> set[UserId]:
+        own = await self._own.online(user_ids)
+        if not user_ids:
+            return own
+        keys = [_key(user_id) for user_id in user_ids]
+        counts = await self._try(self._client.eval(_ONLINE, len(keys), *keys), [0] * len(keys))
+        shared = {
+            user_id
+            for user_id, count in zip(user_ids, cast("list[int]", counts), strict=True)
+            if count
+        }
+        return own | shared
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _try(self, call: Awaitable[T], otherwise: T) -> T:
+        if time.monotonic() < self._rest_until:
+            cast("Any", call).close()  # a coroutine that is never awaited
+            return otherwise
+        try:
+            return await call
+        except (TimeoutError, RedisError, OSError) as error:
+            self._rest_until = time.monotonic() + _REST_SECONDS
+            log.warning("presence_degraded", reason=type(error).__name__)
+            return otherwise
+
+
+def _key(user_id: UserId) -> str:
+    return f"messenger:presence:{user_id}"
