@@ -50,3 +50,8 @@ class ChatInvalid(Invalid):
 
     code = "chat_invalid"
     title = "This does not fit this type of chat"
+
+
+class TooManyAdmins(Conflict):
+    code = "too_many_admins"
+    title = "The chat has as many admins as it may have"

@@ -108,6 +108,11 @@ class Membership:
         return self.role in CURRENT_ROLES
 
     @property
+    def is_closed(self) -> bool:
+        """Deleted by this user, with nothing written since."""
+        return self.closed_id is not None and self.chat.last_message_id <= self.closed_id
+
+    @property
     def peer_id(self) -> UserId | None:
         """The other user of a private chat, oneself in "Saved messages"; None elsewhere."""
         if self.chat.pair is None:
@@ -177,6 +182,11 @@ def member_rights(chat_type: ChatType, chat: Permission) -> Permission:
             return NONE
         case _:
             assert_never(chat_type)
+
+
+def always_shows_history(chat_type: ChatType, *, is_public: bool) -> bool:
+    """Whoever may join at will, or only reads, may as well see what was before."""
+    return is_public or chat_type is not ChatType.GROUP
 
 
 def may_post(membership: Membership) -> bool:

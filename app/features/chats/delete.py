@@ -1,0 +1,66 @@
+"""Deleting chats: a group or channel for all by its owner, a private chat for oneself or for both."""
+
+from app.features.chats.access import get_membership, require
+from app.features.chats.changes import Tools, lock_chat, lock_people
+from app.features.chats.errors import ChatNotFound
+from app.features.chats.policy import ChatType, Membership, may_delete_chat
+from app.features.chats.queries import (
+    change_chat,
+    clear_private_chat,
+    free_username,
+    list_participant_ids,
+)
+from app.features.chats.rules import erase_messages
+from app.infra.cipher.keyring import chat_key
+from app.infra.database.database import Database
+from app.infra.database.tx import Tx
+from app.kernel.ids import ChatId, MessageId, UserId
+from app.kernel.scopes import chat_scope, user_scope
+
+
+async def delete_chat(
+    db: Database, tools: Tools, *, user_id: UserId, chat_id: ChatId, for_everyone: bool
+) -> None:
+    """A group or channel is gone for all, and so is the key of what was written in it.
+
+    A private chat is emptied and off the list until something is written in it again; only
+    `for_everyone` also for the other, and then nothing of it stays. That flag changes nothing elsewhere.
+
+    Raises:
+        chat_not_found: also where it was deleted before.
+        not_allowed
+    """
+
+    async def work(tx: Tx) -> None:
+        log = await lock_chat(tx, chat_id)
+        membership = await get_membership(tx, user_id, chat_id)
+        require(may_delete_chat(membership))
+        if membership.chat.type is ChatType.PRIVATE:
+            await _clear(tx, tools, membership, for_everyone=for_everyone)
+            return
+        await change_chat(
+            tx,
+            chat_id,
+            {"deleted_at": tx.now, "username": None, "title": None, "description": None},
+        )
+        await free_username(tx, chat_id)
+        await tools.keyring.destroy(tx, [chat_key(chat_id)])
+        log.append(chat_scope(chat_id), "chat_deleted", subject_id=chat_id)
+
+    await db.write(work)
+
+
+async def _clear(tx: Tx, tools: Tools, membership: Membership, *, for_everyone: bool) -> None:
+    chat = membership.chat
+    if membership.is_closed:
+        raise ChatNotFound
+    everyone = await list_participant_ids(tx, chat.id)
+    people = everyone if for_everyone else [membership.user_id]
+    log = await lock_people(tx, chat, people)
+    upto = MessageId(chat.last_message_id)
+    await clear_private_chat(tx, chat.id, people, upto=upto)
+    if people == everyone:
+        await erase_messages(tools.rules, tx, chat_id=chat.id, upto=upto)
+    for user_id in people:
+        data = {"chat_id": chat.id, "seq": log.seq(chat_scope(chat.id)), "reason": "deleted"}
+        log.append(user_scope(user_id), "chat_removed", subject_id=chat.id, data=data)
