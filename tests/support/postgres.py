@@ -107,9 +107,7 @@ def _unprivileged_user() -> str | None:
 
 
 @contextmanager
-def _cluster(
-    programs: Path, directory: Path, owner: str | None, *, durable: bool
-) -> Iterator[str]:
+def _cluster(programs: Path, directory: Path, owner: str | None, *, durable: bool) -> Iterator[str]:
     data, password_file, log = directory / "data", directory / "password", directory / "log"
     password_file.write_text(_PASSWORD)
     password_file.chmod(0o644)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 
 Frame = dict[str, Any]
@@ -61,6 +62,12 @@ class Socket:
     def abort(self) -> None:
         """Cut the line without a close frame."""
         self._connection.transport.abort()
+
+    @property
+    def response_headers(self) -> Headers:
+        """Those of the answer to the handshake."""
+        assert self._connection.response is not None
+        return self._connection.response.headers
 
     @property
     def state(self) -> dict[str, int]:
