@@ -29,7 +29,7 @@ format: dev ## let ruff format the code and mend what it can
 	.venv/bin/ruff format .
 
 bench: dev ## measure a real server under load, on SQLite and on PostgreSQL with Redis
-	@.venv/bin/python -m benchmarks $(args)
+	@.venv/bin/python -m benchmarks.run $(args)
 
 fuzz: dev ## the generated tests with full numbers of examples; takes long
 	@HYPOTHESIS_PROFILE=fuzz .venv/bin/python -m pytest $(args)
