@@ -1,0 +1,131 @@
+"""Logging for the whole process, libraries included: one file of JSON lines, readable lines on the console.
+
+Libraries never log below INFO here: at DEBUG, uvicorn and websockets write paths and whole frames,
+aiosqlite writes the values of every statement.
+"""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+
+from app.infra.logging.formatters import ConsoleFormatter, JsonFormatter, is_terminal
+from app.infra.logging.log_file import LogFileHandler
+from app.infra.logging.redaction import redact_text
+from app.settings import LogSettings
+
+# They tell nothing at INFO, or too much: httpx writes the address it calls, parameters included.
+_QUIET: Final = (
+    *(
+        "aiosqlite",
+        "asyncio",
+        "asyncpg",
+        "concurrent_log_handler",
+        "httpcore",
+        "httpx",
+        "multipart",
+    ),
+    *("python_multipart", "redis", "sqlalchemy", "urllib3", "watchfiles", "websockets"),
+)
+_UVICORN: Final = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
+
+
+def configure_logging(settings: LogSettings) -> Callable[[], None]:
+    """Take over every logger of this process; call again after anyone else configured logging.
+
+    Returns what writes out the last lines at the end.
+    """
+    file = LogFileHandler(settings.file, max_bytes=settings.max_bytes, backups=settings.backups)
+    file.setFormatter(JsonFormatter())
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(ConsoleFormatter(colored=is_terminal()))
+
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        # Only what we or a launcher put there: others (a test's) may stay and see clean records.
+        if type(handler) in {LogFileHandler, logging.StreamHandler}:
+            root.removeHandler(handler)
+            handler.close()
+    root.addHandler(file)
+    root.addHandler(console)
+    _set_levels(settings.level)
+    _redact_at_the_source()
+    _skip_unused_facts()
+    _configure_structlog()
+    return file.flush
+
+
+def _skip_unused_facts() -> None:
+    """No line of ours names them, and finding them costs more than writing it ("Optimization" in logging's docs)."""
+    logging.logThreads = False
+    logging.logProcesses = False
+    logging.logMultiprocessing = False
+    logging._srcfile = None  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]  # noqa: SLF001 - the documented switch
+
+
+def _set_levels(level: str) -> None:
+    own = logging.getLevelNamesMapping()[level]
+    logging.getLogger().setLevel(max(own, logging.INFO))
+    logging.getLogger("app").setLevel(own)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(own, logging.WARNING))
+    for name in _UVICORN:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(max(own, logging.INFO))
+        logger.propagate = True
+    # Our own line per request says more; without a handler uvicorn does not even render its own.
+    logging.getLogger("uvicorn.access").propagate = False
+
+
+def _redact_at_the_source() -> None:
+    """Records of every logger are clean before any handler sees them, whoever attached it."""
+    make = logging.getLogRecordFactory()
+    if getattr(make, "redacts", False):
+        return
+
+    def make_redacted(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        if isinstance(record.msg, str):
+            record.msg = redact_text(record.msg)
+        if isinstance(record.args, tuple):
+            record.args = tuple(_redact_argument(value) for value in record.args)
+        return record
+
+    make_redacted.redacts = True  # pyright: ignore[reportFunctionMemberAccess] - a mark on our own function
+    logging.setLogRecordFactory(make_redacted)
+
+
+def _redact_argument(value: object) -> object:
+    """Numbers stay what they are, for `%d`; anything else becomes clean text."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    text = str(value)
+    clean = redact_text(text)
+    return value if isinstance(value, str) and clean == value else clean
+
+
+def _to_record(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> tuple[tuple[object], dict[str, object]]:
+    """A structlog event as a record whose message is the event itself; the formatters know."""
+    exc_info = event.pop("exc_info", None)
+    return (dict(event),), {"exc_info": exc_info} if exc_info else {}
+
+
+# One list for the life of the process: loggers that were bound before keep following it.
+_PROCESSORS: Final[list[structlog.typing.Processor]] = [
+    structlog.stdlib.filter_by_level,
+    _to_record,
+]
+
+
+def _configure_structlog() -> None:
+    structlog.configure(
+        processors=_PROCESSORS,
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
