@@ -204,7 +204,7 @@ class SmsSettings(Group):
     provider: Literal["console", "file", "twilio", "http"] = Field(
         "console",
         alias="SMS_PROVIDER",
-        description="console (prints it), file (VAR_DIR/sms.jsonl), twilio or http (one of the last two in production).",
+        description="console (prints it), file (VAR_DIR/sms.jsonl), twilio or http (production: one of these).",
     )
     timeout_seconds: float = Field(
         8.0,
@@ -314,6 +314,24 @@ class WebSocketSettings(Group):
         alias="WS_QUEUE_BYTES",
         ge=65_536,
         description="Bytes waiting for a slow reader before 4409.",
+    )
+    idle_seconds: int = Field(
+        300,
+        alias="WS_IDLE_SECONDS",
+        ge=2,
+        description="Seconds without any frame of the client before 4408.",
+    )
+    frames_per_second: int = Field(
+        50,
+        alias="WS_FRAMES_PER_SECOND",
+        ge=1,
+        description="Frames a socket may send in the long run; six times as many in a burst, then 4429.",
+    )
+    max_sockets: int = Field(
+        100,
+        alias="WS_MAX_SOCKETS",
+        ge=1,
+        description="Open sockets of one user on one worker; one more is refused with 4429.",
     )
     allowed_origins: Annotated[list[str], NoDecode] = Field(
         default_factory=list[str],
