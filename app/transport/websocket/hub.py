@@ -98,6 +98,11 @@ class Hub:
     def is_held(self, connection: Connection, scope: Scope) -> bool:
         return (connection, scope) in self._holds
 
+    def held(self, connection: Connection, scope: Scope) -> list[tuple[int, OutFrame]]:
+        """What waits behind the replay, by number."""
+        hold = self._holds.get((connection, scope))
+        return list(hold.frames) if hold is not None else []
+
     def settle(self, connection: Connection, scope: Scope, upto: int, last: int | None) -> bool:
         """The client has all up to `upto`: send what was held above it and go live.
 

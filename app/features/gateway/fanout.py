@@ -1,0 +1,295 @@
+"""From commits and the bus to the sockets of this worker, each scope in the order of its log.
+
+The way of an update: `on_commit` (this worker) or `on_bus` (another) -> the scope's feed, which
+hands out the next number, drops an old one, and asks for the log where one is missing -> `hub`.
+What was announced without content is read from the log, filled in and rendered once, and goes to
+the other workers from there. Every few seconds, and after each reconnect of the bus, all feeds are
+compared with the log, so that a lost publish costs seconds and never an update.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+import orjson
+
+from app.features.gateway.feed import Ask, Feed, Step
+from app.features.gateway.logbook import Pages, read_pages
+from app.features.gateway.queries import read_followings
+from app.features.gateway.visibility import find_oldest_told, hide_from_newcomer
+from app.features.updates.log import read_seqs
+from app.features.updates.read import UpdateKinds
+from app.infra.database.tx import Tx
+from app.infra.services import Services
+from app.kernel.announcements import Announcement
+from app.kernel.ids import ChatId, MessageId, UserId
+from app.kernel.problems import Problem
+from app.kernel.scopes import Scope, ScopeKind
+from app.transport.websocket.connection import Connection
+from app.transport.websocket.hub import Hub
+from app.transport.websocket.outgoing import OutFrame, render_frame
+
+TOPIC = "updates"
+# Another worker's publish is usually this late at most; then the log is read.
+PATIENCE_SECONDS = 0.02
+SAFETY_SECONDS = 2.0
+_RETRY_SECONDS = 0.5
+_SCOPES_A_FILL = 100
+_ROWS_A_FILL = 1000
+
+_log = logging.getLogger(__name__)
+
+HandedOut = Callable[[Announcement], None]
+
+
+class Fanout:
+    """Feeds of all scopes that a socket of this worker follows.
+
+    `on_handed_out` sees every update right after the sockets got it, in the same order.
+    """
+
+    def __init__(self, services: Services, kinds: UpdateKinds, on_handed_out: HandedOut) -> None:
+        self.hub = Hub(self._unwatch)
+        self._services = services
+        self._kinds = kinds
+        self._on_handed_out = on_handed_out
+        self._feeds: dict[Scope, Feed] = {}
+        # Sockets of chats with hidden history -> the first message they may see.
+        self._newcomers: dict[Scope, dict[Connection, MessageId]] = {}
+        # Announced here without content: to be published once the log has filled them in.
+        self._unpublished: dict[Scope, set[int]] = {}
+        self._gaps: set[Scope] = set()
+        self._has_gaps = asyncio.Event()
+        self._check_now = asyncio.Event()
+
+    # What arrives.
+
+    def on_commit(self, announcements: Sequence[Announcement]) -> None:
+        """This worker committed these, in this order."""
+        for announcement in announcements:
+            scope = announcement.scope
+            feed = self._feeds.get(scope)
+            if announcement.frame is None and feed is not None:
+                self._unpublished.setdefault(scope, set()).add(announcement.seq)
+            if feed is not None:
+                self._take(scope, feed.announce(announcement))
+            if announcement.frame is not None or feed is None:
+                self._services.bus.publish(TOPIC, _encode(announcement))
+
+    def on_bus(self, payload: bytes) -> None:
+        """A worker (perhaps this one) published this; it may come late, twice, or never."""
+        head, _, frame = payload.partition(b"\n")
+        kind, scope_id, seq, joined, left = orjson.loads(head)
+        scope = Scope(ScopeKind(kind), scope_id)
+        feed = self._feeds.get(scope)
+        if feed is not None:
+            announcement = Announcement(scope, seq, frame or None, tuple(joined), tuple(left))
+            self._take(scope, feed.announce(announcement))
+
+    def on_bus_reconnect(self) -> None:
+        """Publishes may have been lost: compare with the log at once."""
+        self._check_now.set()
+
+    # Who follows.
+
+    def watch(self, scope: Scope) -> None:
+        """Collect announcements of `scope` from now on; call it before reading where the log stands."""
+        if scope not in self._feeds:
+            self._feeds[scope] = Feed()
+
+    def begin(self, scope: Scope, seq: int) -> None:
+        """The log was read at `seq` after `watch`."""
+        feed = self._feeds.get(scope)
+        if feed is not None:
+            self._take(scope, feed.begin(seq))
+
+    def last(self, scope: Scope) -> int | None:
+        """The number that was handed out last."""
+        feed = self._feeds.get(scope)
+        return feed.last if feed is not None else None
+
+    def hide_before(
+        self, connection: Connection, scope: Scope, first_visible_id: MessageId
+    ) -> None:
+        """This socket's user sees no message of the chat before that one (0: sees all)."""
+        if first_visible_id:
+            self._newcomers.setdefault(scope, {})[connection] = first_visible_id
+        elif scope in self._newcomers:
+            self._newcomers[scope].pop(connection, None)
+
+    def show(self, connection: Connection, update: Announcement) -> OutFrame:
+        """The frame of an update that is replayed to one socket."""
+        frame = update.frame or b""
+        first_visible_id = self._newcomers.get(update.scope, {}).get(connection)
+        if first_visible_id is not None:
+            oldest = find_oldest_told(frame)
+            if oldest is not None and oldest < first_visible_id:
+                frame = hide_from_newcomer(frame, first_visible_id)
+        return OutFrame(frame)
+
+    def forget(self, connection: Connection) -> None:
+        """The socket has closed."""
+        for scope in connection.scopes:
+            if scope in self._newcomers:
+                self._newcomers[scope].pop(connection, None)
+        self.hub.remove(connection)
+
+    def _unwatch(self, scope: Scope) -> None:
+        self._feeds.pop(scope, None)
+        self._newcomers.pop(scope, None)
+        self._gaps.discard(scope)
+        for seq in sorted(self._unpublished.pop(scope, ())):
+            # Nobody is left here who would fill it in; the other workers can.
+            self._services.bus.publish(TOPIC, _encode(Announcement(scope, seq)))
+
+    # What leaves.
+
+    def _take(self, scope: Scope, step: Step) -> None:
+        for update in step.deliver:
+            self._hand_out(update)
+        if step.reset_to is not None:
+            self._reset(scope, step.reset_to)
+        if step.ask is Ask.PATIENCE:
+            loop = asyncio.get_running_loop()
+            loop.call_later(PATIENCE_SECONDS, self._run_out_of_patience, scope)
+        elif step.ask is Ask.LOG:
+            self._gaps.add(scope)
+            self._has_gaps.set()
+
+    def _hand_out(self, update: Announcement) -> None:
+        payload = update.frame or b""
+        frame = OutFrame(payload)
+        instead: dict[Connection, OutFrame] = {}
+        newcomers = self._newcomers.get(update.scope)
+        if newcomers and (oldest := find_oldest_told(payload)) is not None:
+            instead = {
+                connection: OutFrame(hide_from_newcomer(payload, first_visible_id))
+                for connection, first_visible_id in newcomers.items()
+                if oldest < first_visible_id
+            }
+        self.hub.deliver(update.scope, update.seq, frame, instead)
+        self._on_handed_out(update)
+
+    def _reset(self, scope: Scope, seq: int) -> None:
+        """The log no longer holds what was missed (an outage longer than its retention)."""
+        frame = render_frame("scope_reset", {"scope": scope.wire, "seq": seq})
+        for connection, after in list(self.hub.followers(scope).items()):
+            if after < seq:
+                connection.send(frame)
+        _log.warning("scope_reset_for_all", extra={"scope": scope.wire, "seq": seq})
+
+    def _run_out_of_patience(self, scope: Scope) -> None:
+        feed = self._feeds.get(scope)
+        if feed is not None:
+            self._take(scope, feed.run_out_of_patience())
+
+    # Reading the log.
+
+    async def fill_forever(self) -> None:
+        """Close gaps from the log, many scopes with one read."""
+        while True:
+            await self._has_gaps.wait()
+            scopes = sorted(self._gaps)[:_SCOPES_A_FILL]
+            self._gaps.difference_update(scopes)
+            if not self._gaps:
+                self._has_gaps.clear()
+            try:
+                await self._fill(scopes)
+            except Problem:
+                # The database is away; the feeds ask again.
+                self._skip(scopes)
+                await asyncio.sleep(_RETRY_SECONDS)
+            except Exception:  # noqa: BLE001 - one bad row must not end the delivery of all others
+                _log.exception("fill_failed")
+                self._skip(scopes)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def check_forever(self) -> None:
+        """Compare all feeds with the log every few seconds, and at once when the bus came back."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SAFETY_SECONDS):
+                    await self._check_now.wait()
+            self._check_now.clear()
+            try:
+                await self.check()
+            except Problem:
+                continue
+            except Exception:  # noqa: BLE001 - the check must live as long as the server
+                _log.exception("safety_check_failed")
+
+    async def check(self) -> None:
+        """One comparison of all feeds with the log."""
+        scopes = list(self._feeds)
+        if not scopes:
+            return
+
+        async def work(tx: Tx) -> dict[Scope, int]:
+            return await read_seqs(tx, scopes)
+
+        for scope, seq in (await self._services.db.read(work)).items():
+            feed = self._feeds.get(scope)
+            if feed is not None:
+                self._take(scope, feed.begin(seq) if feed.last is None else feed.stand(seq))
+
+    async def _fill(self, scopes: Sequence[Scope]) -> None:
+        ranges = {
+            scope: gap
+            for scope in scopes
+            if (feed := self._feeds.get(scope)) is not None and (gap := feed.gap) is not None
+        }
+        self._skip(scope for scope in scopes if scope not in ranges)
+        if not ranges:
+            return
+        followed = [
+            (connection, scope)
+            for scope in ranges
+            if scope.kind is ScopeKind.CHAT
+            for connection, after in self.hub.followers(scope).items()
+            if after <= ranges[scope][0]
+        ]
+
+        async def work(tx: Tx) -> tuple[Pages, set[tuple[UserId, ChatId]]]:
+            pages = await read_pages(tx, self._services, self._kinds, ranges, limit=_ROWS_A_FILL)
+            pairs = {(connection.user_id, ChatId(scope.id)) for connection, scope in followed}
+            # Read after the rows: whoever is in the chat now may see them.
+            return pages, set(await read_followings(tx, pairs))
+
+        pages, members = await self._services.db.read(work)
+        for connection, scope in followed:
+            # What was missed may have been the end of a membership that no update of this scope tells.
+            if (connection.user_id, ChatId(scope.id)) not in members:
+                after = self.hub.followers(scope).get(connection)
+                if after is not None and after <= ranges[scope][0]:
+                    self.hub.unfollow(connection, scope)
+        self._skip(scope for scope in ranges if scope not in pages.updates)
+        for scope, updates in pages.updates.items():
+            self._publish_filled(scope, updates)
+            feed = self._feeds.get(scope)
+            if feed is not None:
+                self._take(scope, feed.fill(ranges[scope][0], updates))
+
+    def _publish_filled(self, scope: Scope, updates: Iterable[Announcement]) -> None:
+        waiting = self._unpublished.get(scope)
+        if waiting is None:
+            return
+        for update in updates:
+            if update.seq in waiting:
+                waiting.discard(update.seq)
+                self._services.bus.publish(TOPIC, _encode(update))
+        if not waiting:
+            self._unpublished.pop(scope, None)
+
+    def _skip(self, scopes: Iterable[Scope]) -> None:
+        for scope in scopes:
+            feed = self._feeds.get(scope)
+            if feed is not None:
+                self._take(scope, feed.fail_to_fill())
+
+
+def _encode(announcement: Announcement) -> bytes:
+    """A line of JSON, then the frame, which holds no line feed; no frame: read it from the log."""
+    scope = announcement.scope
+    head = [int(scope.kind), scope.id, announcement.seq, announcement.joined, announcement.left]
+    return orjson.dumps(head) + b"\n" + (announcement.frame or b"")

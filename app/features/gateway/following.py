@@ -1,0 +1,165 @@
+"""Which sockets follow which chats: memberships that begin and end while sockets are open.
+
+How nobody hears a chat they are not in, whatever is lost:
+
+* Beginning. `chat_created` in a user's scope names the chat and its `seq`; the user's sockets follow
+  from there, but only after the database was asked whether the membership (still) exists. Until
+  the answer their live updates are held, so that nothing is missed.
+* End. In groups and private chats the update that carries `left` is in the chat's own scope: all
+  updates of the scope are handed out in order, so a socket stops exactly behind it; if that update was
+  lost on the bus, the later ones wait for it. Sockets that follow from a number above it have
+  rejoined and stay.
+* In channels leaving is told in user scopes alone. `chat_removed` there ends the following at once. If
+  it is lost, the safety check finds it in seconds; and whenever a gap in a chat's scope is filled
+  from the log (something was lost), the members among the followers are read in the same breath.
+* Replays read membership after the rows, and stop at the first page that finds it gone.
+* `chat_deleted` ends it for everyone.
+* A socket that is being connected reads its chats again until they are the ones it already follows, so
+  that a removal between the reading and the following is seen by one of them.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any, cast
+
+import orjson
+
+from app.features.gateway.fanout import Fanout
+from app.features.gateway.queries import Following, read_followings
+from app.features.gateway.replay import Range, Replayer
+from app.infra.database.tx import Tx
+from app.infra.services import Services
+from app.kernel.announcements import Announcement
+from app.kernel.ids import ChatId, UserId
+from app.kernel.problems import Problem
+from app.kernel.scopes import Scope, ScopeKind, chat_scope, user_scope
+from app.transport.websocket.close_codes import CloseCode
+from app.transport.websocket.connection import Connection
+from app.transport.websocket.hub import HELD, SILENT
+
+_RETRY_SECONDS = 0.5
+_log = logging.getLogger(__name__)
+
+
+class Follower:
+    """Applies what updates tell about memberships to the sockets of this worker."""
+
+    def __init__(self, services: Services, fanout: Fanout, replayer: Replayer) -> None:
+        self._services = services
+        self._fanout = fanout
+        self._replayer = replayer
+        # Socket and chat -> the number from which its client follows.
+        self._wanted: dict[tuple[Connection, ChatId], int] = {}
+        self._is_wanted = asyncio.Event()
+
+    def apply(self, update: Announcement) -> None:
+        """The sockets just got this update; `Fanout` calls it in order."""
+        if update.left:
+            for connection in self._fanout.hub.part(update.scope, update.seq, update.left):
+                self._end_chat_socket(connection, update.scope)
+        if update.scope.kind is ScopeKind.CHAT:
+            if _type_of(update) == "chat_deleted":
+                for connection in list(self._fanout.hub.followers(update.scope)):
+                    self._stop(connection, update.scope)
+            return
+        match _type_of(update):
+            case "chat_created":
+                followers = self._fanout.hub.followers(update.scope)
+                self._begin(
+                    update,
+                    [connection for connection, after in followers.items() if after < update.seq],
+                )
+            case "chat_removed":
+                self._remove(update)
+            case _:
+                pass
+
+    def apply_held(self, connection: Connection, update: Announcement) -> None:
+        """The socket gets this update of its user's scope only now, after it was held back for it."""
+        if _type_of(update) == "chat_created":
+            self._begin(update, [connection])
+
+    async def follow_forever(self) -> None:
+        """Bring sockets into the chats they are wanted in, many with one read."""
+        while True:
+            await self._is_wanted.wait()
+            self._is_wanted.clear()
+            wanted, self._wanted = self._wanted, {}
+            try:
+                await self._follow(wanted)
+            except Problem:
+                self._wanted = wanted | self._wanted
+                self._is_wanted.set()
+                await asyncio.sleep(_RETRY_SECONDS)
+            except Exception:  # noqa: BLE001 - one bad row must not end it for all
+                _log.exception("follow_failed")
+
+    def _begin(self, update: Announcement, connections: Iterable[Connection]) -> None:
+        chat = _chat_of(update)
+        chat_id, seq = ChatId(chat["id"]), cast("int", chat.get("seq", 0))
+        for connection in connections:
+            if connection.chat_id is None:
+                self._fanout.watch(chat_scope(chat_id))
+                self._fanout.hub.hold(connection, chat_scope(chat_id))
+                self._wanted[connection, chat_id] = seq
+                self._is_wanted.set()
+
+    def _remove(self, update: Announcement) -> None:
+        """At once, also where the frame itself waits behind a replay."""
+        chat_id = ChatId(_data_of(update)["chat_id"])
+        user_id = UserId(update.scope.id)
+        followers = self._fanout.hub.followers(user_scope(user_id))
+        for connection in list(self._fanout.hub.of_user(user_id)):
+            after = followers.get(connection)
+            if after is not None and (after in {HELD, SILENT} or after < update.seq):
+                self._stop(connection, chat_scope(chat_id))
+
+    def _stop(self, connection: Connection, scope: Scope) -> None:
+        self._wanted.pop((connection, ChatId(scope.id)), None)
+        if scope in connection.scopes:
+            self._fanout.hub.unfollow(connection, scope)
+            self._end_chat_socket(connection, scope)
+
+    def _end_chat_socket(self, connection: Connection, scope: Scope) -> None:
+        if connection.chat_id == scope.id:
+            connection.close(CloseCode.NOT_ALLOWED)
+
+    async def _follow(self, wanted: dict[tuple[Connection, ChatId], int]) -> None:
+        pairs = [(connection.user_id, chat_id) for connection, chat_id in wanted]
+
+        async def work(tx: Tx) -> dict[tuple[UserId, ChatId], Following]:
+            return await read_followings(tx, pairs)
+
+        found = await self._services.db.read(work)
+        for (connection, chat_id), seq in wanted.items():
+            scope = chat_scope(chat_id)
+            if not self._fanout.hub.is_held(connection, scope):
+                continue
+            following = found.get((connection.user_id, chat_id))
+            if following is None:
+                self._fanout.hub.unfollow(connection, scope)
+                continue
+            self._fanout.begin(scope, following.seq)
+            self._fanout.hide_before(connection, scope, following.first_visible_id)
+            after = max(seq, following.joined_seq)
+            if after < following.seq or not self._replayer.settle(connection, scope, after):
+                span = Range(after, following.seq, after)
+                self._replayer.start(connection, {scope: span})
+
+
+def _type_of(update: Announcement) -> str:
+    """Frames begin with their type: `{"type":"...",`."""
+    frame = update.frame or b""
+    return frame[9 : frame.index(b'"', 9)].decode() if frame else ""
+
+
+def _data_of(update: Announcement) -> dict[str, Any]:
+    return cast("dict[str, Any]", orjson.loads(update.frame or b"{}")["data"])
+
+
+def _chat_of(update: Announcement) -> dict[str, Any]:
+    """The Chat inside the update's `data`, or the `data` itself where that is the Chat."""
+    data = _data_of(update)
+    inner = data.get("chat")
+    return cast("dict[str, Any]", inner) if isinstance(inner, dict) else data

@@ -1,0 +1,55 @@
+"""The log as frames: rows are read, filled in as they are true now, and rendered once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from app.features.updates.frames import render_update
+from app.features.updates.read import UpdateKinds, fill_updates, read_log
+from app.infra.database.tx import Tx
+from app.infra.services import Services
+from app.kernel.announcements import Announcement
+from app.kernel.ids import UserId
+from app.kernel.scopes import Scope
+from app.transport.feature import LoggedUpdate
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """`updates` of each scope by number; `is_cut`: the limit was reached, scopes behind it are absent."""
+
+    updates: dict[Scope, list[Announcement]]
+    is_cut: bool
+
+
+async def read_pages(
+    tx: Tx,
+    services: Services,
+    kinds: UpdateKinds,
+    ranges: Mapping[Scope, tuple[int, int]],
+    *,
+    limit: int,
+) -> Pages:
+    """Updates with `after < seq <= upto` of each scope.
+
+    A scope that the limit did not reach is absent; one whose rows are pruned has an empty list.
+    """
+    rows = await read_log(tx, ranges, limit=limit)
+    contents = await fill_updates(tx, services, kinds, rows)
+    is_cut = len(rows) >= limit
+    end = rows[-1].scope if is_cut else None
+    updates: dict[Scope, list[Announcement]] = {
+        scope: [] for scope in sorted(ranges) if end is None or scope <= end
+    }
+    for row, content in zip(rows, contents, strict=True):
+        frame = render_update(row.type, row.scope, row.seq, content)
+        updates[row.scope].append(
+            Announcement(
+                row.scope, row.seq, frame, _user_ids(row, "_joined"), _user_ids(row, "_left")
+            )
+        )
+    return Pages(updates, is_cut)
+
+
+def _user_ids(row: LoggedUpdate, name: str) -> tuple[UserId, ...]:
+    return tuple(cast("list[UserId]", row.data.get(name, ())))

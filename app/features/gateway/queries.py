@@ -1,0 +1,103 @@
+"""What the gateway reads beside the log: who follows which chats, and from where."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import and_, literal, select, tuple_, union_all
+
+from app.features.chats.access import CURRENT
+from app.features.chats.models import ChatRow, ParticipantRow
+from app.features.updates.models import ScopeRow
+from app.infra.database.tx import Tx
+from app.kernel.ids import ChatId, MessageId, UserId
+from app.kernel.scopes import ScopeKind
+
+_PAIRS_A_STATEMENT = 500
+
+
+class Following(NamedTuple):
+    """A chat that a user is in: its newest number, the number before their joining, and the first
+    message they may see where the history is hidden (0: all).
+    """
+
+    chat_id: ChatId
+    seq: int
+    joined_seq: int
+    first_visible_id: MessageId
+
+
+class Standing(NamedTuple):
+    """All scopes of a user, seen at one moment."""
+
+    user_seq: int
+    chats: dict[ChatId, Following]
+
+
+_CHATS = (
+    select(
+        ParticipantRow.chat_id,
+        ScopeRow.seq,
+        ParticipantRow.joined_seq,
+        ParticipantRow.first_visible_id,
+        ChatRow.history_visible,
+        ParticipantRow.user_id,
+    )
+    .join(ChatRow, ChatRow.id == ParticipantRow.chat_id)
+    .join(ScopeRow, and_(ScopeRow.kind == int(ScopeKind.CHAT), ScopeRow.id == ChatRow.id))
+    .where(ParticipantRow.role.in_(CURRENT), ChatRow.deleted_at.is_(None))
+)
+
+
+async def read_standing(tx: Tx, user_id: UserId) -> Standing:
+    """The newest numbers of a user's scopes: one statement, so that they are of one moment."""
+    zero = literal(0)
+    own = select(zero, ScopeRow.seq, zero, zero, literal(value=True), zero).where(
+        ScopeRow.kind == int(ScopeKind.USER), ScopeRow.id == user_id
+    )
+    chats = _CHATS.where(ParticipantRow.user_id == user_id)
+    standing = Standing(0, {})
+    for chat_id, seq, joined_seq, first_visible_id, history_visible, _ in await tx.all(
+        union_all(own, chats)
+    ):
+        if chat_id == 0:
+            standing = standing._replace(user_seq=seq)
+            continue
+        visible_from = MessageId(0 if history_visible else first_visible_id)
+        standing.chats[ChatId(chat_id)] = Following(ChatId(chat_id), seq, joined_seq, visible_from)
+    return standing
+
+
+async def read_followings(
+    tx: Tx, pairs: Iterable[tuple[UserId, ChatId]]
+) -> dict[tuple[UserId, ChatId], Following]:
+    """Of these pairs, those in which the user is in the chat at this moment."""
+    wanted = sorted({(chat_id, user_id) for user_id, chat_id in pairs})
+    found: dict[tuple[UserId, ChatId], Following] = {}
+    for start in range(0, len(wanted), _PAIRS_A_STATEMENT):
+        statement = _CHATS.where(
+            tuple_(ParticipantRow.chat_id, ParticipantRow.user_id).in_(
+                wanted[start : start + _PAIRS_A_STATEMENT]
+            )
+        )
+        for row in await tx.all(statement):
+            visible_from = MessageId(0 if row.history_visible else row.first_visible_id)
+            found[row.user_id, row.chat_id] = Following(
+                row.chat_id, row.seq, row.joined_seq, visible_from
+            )
+    return found
+
+
+async def list_private_peers(tx: Tx, user_id: UserId) -> Sequence[UserId]:
+    """Everyone with whom the user has a private chat."""
+    mine = ParticipantRow.__table__.alias("mine")
+    statement = (
+        select(ParticipantRow.user_id)
+        .join(mine, mine.c.chat_id == ParticipantRow.chat_id)
+        .join(ChatRow, ChatRow.id == ParticipantRow.chat_id)
+        .where(
+            mine.c.user_id == user_id,
+            ParticipantRow.user_id != user_id,
+            ChatRow.pair_key.is_not(None),
+        )
+    )
+    return await tx.scalars(statement)
