@@ -8,6 +8,7 @@ from app.bootstrap import list_start_faults
 from app.settings import Settings, SettingsError, load_settings
 from app.transport.websocket.frames import MAX_FRAME_BYTES
 from app.transport.websocket.protocol import FrameProtocol
+from app.transport.websocket.protocol import FrameProtocol
 
 _GRACEFUL_SECONDS = 8
 _MAX_CONNECTIONS = 20_000

@@ -23,8 +23,8 @@ from app.infra.database.database import Database, open_database
 from app.infra.database.migrate import migrate
 from app.infra.database.process_lock import ProcessLock, SecondProcessError
 from app.infra.database.tx import Tx
-from app.infra.logging.configure import configure_logging
 from app.infra.logging.events import LoggedEvents
+from app.infra.logging.setup import configure_logging
 from app.infra.presence.memory import MemoryPresence
 from app.infra.presence.port import PresenceStore
 from app.infra.presence.redis import RedisPresence
@@ -60,7 +60,7 @@ def create_app() -> ASGIApp:
         settings = load_settings()
     except SettingsError as error:
         return StartGuard(None, error.faults)
-    configure_logging(settings)
+    configure_logging(settings.log)
     return StartGuard(build_app(settings), list_start_faults(settings))
 
 

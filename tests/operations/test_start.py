@@ -1,0 +1,176 @@
+"""Every documented way to start, and every start that must be refused, with real processes."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.people import Backend, Deployment
+from tests.support.postgres import Postgres
+from tests.support.servers import ROOT, Server
+
+pytestmark = pytest.mark.anyio
+UVICORN = (sys.executable, "-m", "uvicorn", "app.main:app", "--host", "127.0.0.1")
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    url = postgres.create_database()
+    yield url
+    postgres.drop_database(url)
+
+
+def on_postgresql(url: str, redis_url: str | None = None) -> dict[str, str]:
+    environment = {"DATABASE_TYPE": "postgresql", "DATABASE_URL": url}
+    if redis_url:
+        environment |= {"USE_REDIS": "true", "REDIS_URL": redis_url}
+    return environment
+
+
+def refusal(directory: Path, environment: dict[str, str], *command: str) -> str:
+    """What a server that must not start says; fails if it starts or does not end."""
+    server = Server(directory, environment)
+    server.launch(command or (sys.executable, "-m", "app"))
+    status = server.wait_for_exit()
+    assert status not in {0, None}, server.output()
+    assert "Traceback" not in server.output()
+    return server.output() + server.log()
+
+
+def test_the_launcher_serves_everything_without_configuration(directory: Path) -> None:
+    with Server(directory) as server:
+        for path in ("/docs", "/redoc", "/openapi.json", "/health/live", "/health/ready"):
+            answer = httpx.get(server.base_url + path)
+            assert answer.status_code == 200, path
+            assert "server" not in answer.headers
+        for name in ("secret_key", "master_key", "index_key"):
+            key = server.var_dir / f"{name}.txt"
+            assert key.stat().st_mode & 0o777 == 0o600
+        server.stop()
+
+
+def test_docs_can_be_switched_off(directory: Path) -> None:
+    with Server(directory, {"ENABLE_DOCS": "false"}) as server:
+        for path in ("/docs", "/redoc", "/openapi.json", "/asyncapi.json"):
+            assert httpx.get(server.base_url + path).status_code == 404, path
+        server.stop()
+
+
+async def test_bare_uvicorn_serves_people(directory: Path) -> None:
+    server = Server(directory).start_uvicorn()
+    async with AsyncExitStack() as stack:
+        backend = Backend(Deployment("sqlite", [server]), stack)
+        anna, bruno = await backend.people(2)
+        socket = await bruno.connect()
+        chat = await anna.private_chat(bruno)
+        await anna.say(chat, "hello")
+        assert (await socket.expect("new_message"))["data"]["text"] == "hello"
+    server.stop()
+
+
+async def test_four_uvicorn_workers_carry_messages_between_each_other(
+    directory: Path, postgres_url: str, redis_url: str
+) -> None:
+    server = Server(directory, on_postgresql(postgres_url, redis_url))
+    server.start_uvicorn("--workers", "4")
+    async with AsyncExitStack() as stack:
+        backend = Backend(Deployment("postgresql", [server]), stack)
+        anna, bruno = await backend.people(2)
+        chat = await anna.private_chat(bruno)
+        # The kernel deals connections out to the workers: some of twelve sockets are elsewhere.
+        sockets = [await bruno.connect() for _ in range(12)]
+        await anna.say(chat, "to all devices")
+        for socket in sockets:
+            assert (await socket.expect("new_message"))["data"]["text"] == "to all devices"
+    server.stop()
+
+
+def test_several_workers_on_sqlite_are_refused_by_the_launcher(directory: Path) -> None:
+    said = refusal(directory, {"WORKERS": "2"})
+    assert "WORKERS: SQLite serves one process" in said
+
+
+def test_several_uvicorn_workers_on_sqlite_are_refused(directory: Path) -> None:
+    port = str(Server(directory).port)
+    said = refusal(directory, {}, *UVICORN, "--port", port, "--workers", "4")
+    assert "SQLite serves one process" in said
+
+
+def test_several_workers_without_redis_are_refused_by_the_launcher(
+    directory: Path, postgres_url: str
+) -> None:
+    said = refusal(directory, on_postgresql(postgres_url) | {"WORKERS": "2"})
+    assert "WORKERS: several workers need Redis" in said
+
+
+def test_several_uvicorn_workers_without_redis_are_refused(
+    directory: Path, postgres_url: str
+) -> None:
+    port = str(Server(directory).port)
+    command = (*UVICORN, "--port", port, "--workers", "4")
+    said = refusal(directory, on_postgresql(postgres_url), *command)
+    assert "several workers need Redis" in said
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"PORT": "many"}, "PORT: "),
+        ({"DATABASE_TYPE": "oracle"}, "DATABASE_TYPE: "),
+        ({"SMS_PROVIDER": "http"}, "SMS_HTTP_URL: "),
+        ({"ENVIRONMENT": "production"}, "SMS_PROVIDER: "),
+        (
+            {"DATABASE_TYPE": "postgresql", "DATABASE_URL": "postgresql://u:p@127.0.0.1:9/none"},
+            "DATABASE_URL: ",
+        ),
+    ],
+)
+@pytest.mark.parametrize("way", ["launcher", "uvicorn"])
+def test_a_wrong_setting_stops_the_start_with_one_sentence(
+    directory: Path, environment: dict[str, str], sentence: str, way: str
+) -> None:
+    port = str(Server(directory).port)
+    command = (*UVICORN, "--port", port) if way == "uvicorn" else ()
+    said = refusal(directory, environment, *command)
+    assert sentence in said
+
+
+def test_a_wrong_master_key_refuses_and_touches_nothing(directory: Path) -> None:
+    with Server(directory) as server:
+        server.stop()
+    key = server.var_dir / "master_key.txt"
+    key.write_text("another key that is certainly long enough\n")
+    before = (server.var_dir / "messenger.db").read_bytes()
+    assert "MASTER_KEY" in refusal(directory, {})
+    assert (server.var_dir / "messenger.db").read_bytes() == before
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_alembic_upgrades_and_the_tables_agree_with_the_code(
+    directory: Path, database: str, request: pytest.FixtureRequest
+) -> None:
+    environment = {}
+    if database == "postgresql":
+        environment = on_postgresql(request.getfixturevalue("postgres_url"))
+    server = Server(directory, environment)
+    for arguments in (["upgrade", "head"], ["check"], ["downgrade", "base"], ["upgrade", "head"]):
+        command = [sys.executable, "-m", "alembic", "-c", str(ROOT / "alembic.ini"), *arguments]
+        ran = subprocess.run(
+            command,
+            cwd=directory,
+            env=server.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_a_graceful_stop_ends_with_status_zero(directory: Path) -> None:
+    server = Server(directory).start()
+    server.stop()
+    assert server.faults() == []
