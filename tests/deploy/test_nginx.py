@@ -1,5 +1,6 @@
 """deploy/nginx.conf under the real nginx: who the client is, what is logged, what is let through."""
 
+import itertools
 import json
 import shutil
 import ssl
@@ -8,17 +9,19 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from websockets.asyncio.client import connect
 
 from tests.deploy.dockerfile import ROOT
 from tests.deploy.proxy import Proxy, run_echo, run_nginx
 from tests.support.ports import free_port
+from tests.support.servers import Server
 
 API = "/api/v1"
 SECRET = "Zk3-this-must-not-be-logged_9Q"
@@ -141,6 +144,85 @@ async def test_with_tls_conf_it_speaks_tls_and_sends_plain_http_there(folder: Pa
     assert plain.headers["location"].startswith("https://")
     assert ["x-forwarded-proto", "https"] in secure.json()
     assert "max-age" in secure.headers["strict-transport-security"]
+
+
+class Installation(NamedTuple):
+    """The server as it is deployed: nginx before it, and only nginx trusted to name the client."""
+
+    proxy: Proxy
+    server: Server
+
+
+@pytest.fixture(scope="module")
+def installation() -> Iterator[Installation]:
+    directory = Path(tempfile.mkdtemp(prefix="messenger-nginx-"))
+    directory.chmod(0o755)
+    overrides = {"TRUSTED_PROXIES": "127.0.0.1/32", "SMS_LIMIT_PER_ADDRESS": "3"}
+    try:
+        with (
+            Server(directory / "server", overrides) as server,
+            run_nginx(directory / "nginx", server.port) as proxy,
+        ):
+            yield Installation(proxy, server)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def test_a_websocket_opens_through_nginx_and_its_token_is_in_no_log(
+    installation: Installation,
+) -> None:
+    proxy, server = installation
+    async with client(proxy) as http:
+        answer = await http.post(f"{API}/auth/send-verification", json={"phone": "+491701111111"})
+        body = {
+            "verification_id": answer.raise_for_status().json()["verification_id"],
+            "code": server.codes("+491701111111")[-1],
+            "first_name": "Anna",
+        }
+        answer = await http.post(f"{API}/auth/verify-code", json=body)
+        access_token = answer.raise_for_status().json()["access_token"]
+        headers = {"Authorization": f"Bearer {access_token}"}
+        answer = await http.post(f"{API}/auth/ws-ticket", json={}, headers=headers)
+        ticket = answer.raise_for_status().json()["ticket"]
+    for token in (ticket, access_token):
+        url = f"{proxy.websocket_url}{API}/ws/{token}"
+        async with connect(url, proxy=None) as socket:
+            assert json.loads(await socket.recv())["type"] == "hello"
+            await socket.send(json.dumps({"type": "ping", "data": {}}))
+            assert json.loads(await socket.recv())["type"] == "pong"
+    line = json.loads(proxy.wait_for_line(f'"{API}/ws/-"'))
+    assert line["status"] == httpx.codes.SWITCHING_PROTOCOLS
+    written = proxy.logged() + server.log() + server.output()
+    assert ticket not in written
+    assert access_token not in written
+
+
+async def ask_for_code(
+    proxy: Proxy, phone: str, *, from_address: str, forged: str | None = None
+) -> int:
+    """The status of asking for a code from this address of the machine."""
+    transport = httpx.AsyncHTTPTransport(local_address=from_address)
+    headers = {"X-Forwarded-For": forged} if forged else {}
+    async with client(proxy, transport=transport) as http:
+        body = {"phone": phone}
+        answer = await http.post(f"{API}/auth/send-verification", json=body, headers=headers)
+    return answer.status_code
+
+
+async def test_limits_count_the_real_client_whatever_it_claims(installation: Installation) -> None:
+    proxy, _ = installation
+    phones = (f"+49170222{number:04d}" for number in itertools.count())
+    try:
+        greedy = [
+            await ask_for_code(proxy, next(phones), from_address="127.0.0.2") for _ in range(4)
+        ]
+    except httpx.ConnectError:
+        pytest.skip("this system has one loopback address only")
+    assert greedy == [200, 200, 200, 429]
+    lying = await ask_for_code(proxy, next(phones), from_address="127.0.0.2", forged="203.0.113.9")
+    assert lying == httpx.codes.TOO_MANY_REQUESTS
+    other = await ask_for_code(proxy, next(phones), from_address="127.0.0.3")
+    assert other == httpx.codes.OK
 
 
 def make_certificate(directory: Path) -> None:

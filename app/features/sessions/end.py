@@ -30,10 +30,9 @@ async def log_out(
     Raises:
         TokenRefused: somebody was faster; it is over.
     """
-    try:
-        await end_session(db, revocations, events=events, user_id=user_id, session_id=session_id)
-    except SessionNotFound:
-        raise TokenRefused from None
+    if not await db.write(lambda tx: _end_one(tx, revocations, user_id, session_id)):
+        raise TokenRefused
+    events.record(SecurityEvent("session_ended", user_id, session_id))
 
 
 async def end_session(
@@ -49,16 +48,8 @@ async def end_session(
     Raises:
         SessionNotFound: it never was, is somebody else's, or has ended.
     """
-
-    async def work(tx: Tx) -> None:
-        log = await lock_scopes(tx, [user_scope(user_id)])
-        ended = await end_sessions(
-            tx, log, revocations=revocations, user_id=user_id, session_ids=[session_id]
-        )
-        if not ended:
-            raise SessionNotFound
-
-    await db.write(work)
+    if not await db.write(lambda tx: _end_one(tx, revocations, user_id, session_id)):
+        raise SessionNotFound
     events.record(SecurityEvent("session_ended", user_id, session_id))
 
 
@@ -80,6 +71,17 @@ async def end_other_sessions(
 
     for ended in await db.write(work):
         events.record(SecurityEvent("session_ended", user_id, ended))
+
+
+async def _end_one(
+    tx: Tx, revocations: RevocationList, user_id: UserId, session_id: SessionId
+) -> bool:
+    """Whether this call ended it."""
+    log = await lock_scopes(tx, [user_scope(user_id)])
+    ended = await end_sessions(
+        tx, log, revocations=revocations, user_id=user_id, session_ids=[session_id]
+    )
+    return bool(ended)
 
 
 async def end_all_sessions(
