@@ -1,0 +1,104 @@
+"""What a message says, and how it lies in its row: one sealed JSON document, bound to the row's id."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import orjson
+
+from app.features.messages.errors import MessageEmpty, MessageTooLong
+from app.infra.cipher.envelope import DataKey
+from app.kernel.entities import (
+    EntityDocument,
+    check_entities,
+    render_entities,
+    utf16_length,
+)
+from app.kernel.ids import MessageId
+from app.kernel.problems import FieldError
+
+MAX_TEXT_LENGTH = 4096  # UTF-16 code units
+EXCERPT_LENGTH = 128  # code points, so that no surrogate pair is split
+
+_PLACE_TABLE = "messages"
+_PLACE_COLUMN = "body"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The personal part of a message. `forward_name` names an origin that readers may not open."""
+
+    text: str | None
+    entities: Sequence[EntityDocument] = ()
+    forward_name: str | None = None
+
+
+def check_content(text: str, entities: Sequence[Mapping[str, object]]) -> Content:
+    """A text from outside, exactly as sent.
+
+    Raises:
+        message_empty: it is empty or white space alone.
+        message_too_long: over 4,096 UTF-16 code units.
+        entities_invalid: the entities do not fit the text.
+    """
+    if not text or text.isspace():
+        raise MessageEmpty(errors=[FieldError("text", "must not be empty or white space alone")])
+    if utf16_length(text) > MAX_TEXT_LENGTH:
+        raise MessageTooLong(
+            errors=[FieldError("text", f"must have at most {MAX_TEXT_LENGTH} UTF-16 code units")]
+        )
+    return Content(text, render_entities(check_entities(text, entities)))
+
+
+def seal_content(key: DataKey, message_id: MessageId, content: Content, *, encrypt: bool) -> bytes:
+    document: dict[str, object] = {"text": content.text}
+    if content.entities:
+        document["entities"] = content.entities
+    if content.forward_name is not None:
+        document["forward_name"] = content.forward_name
+    return key.seal(
+        orjson.dumps(document),
+        table=_PLACE_TABLE,
+        column=_PLACE_COLUMN,
+        row_id=message_id,
+        encrypt=encrypt,
+    )
+
+
+def open_content(key: DataKey, message_id: MessageId, body: bytes) -> Content:
+    """What `seal_content` was given.
+
+    Raises:
+        CiphertextInvalid: the body does not belong to this message.
+    """
+    plain = key.open(body, table=_PLACE_TABLE, column=_PLACE_COLUMN, row_id=message_id)
+    document = cast("dict[str, object]", orjson.loads(plain))
+    return Content(
+        cast("str | None", document["text"]),
+        cast("list[EntityDocument]", document.get("entities", [])),
+        cast("str | None", document.get("forward_name")),
+    )
+
+
+def canonical_body(
+    content: Content | None,
+    *,
+    reply_to_id: MessageId | None,
+    forward_of: tuple[int, int] | None,
+) -> bytes:
+    """The bytes that stand for the body of a send: equal for a repeat of the same send, for no other.
+
+    Args:
+        content: what the sender wrote; None for a forward.
+        reply_to_id: the message replied to.
+        forward_of: (chat id, message id) of what is forwarded.
+    """
+    return orjson.dumps(
+        {
+            "entities": content.entities if content else (),
+            "forward": forward_of,
+            "reply_to": reply_to_id,
+            "text": content.text if content else None,
+        },
+        option=orjson.OPT_SORT_KEYS,
+    )

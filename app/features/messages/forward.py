@@ -1,0 +1,188 @@
+"""Forwarding: up to 100 messages of one chat into another, all or none of them.
+
+Both chats are locked: nothing leaves a chat behind the caller's removal from it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from app.features.chats.errors import ChatNotFound
+from app.features.chats.policy import ChatType, Membership
+from app.features.messages.access import judge_writing, list_block_pairs
+from app.features.messages.append import NewMessage, append_messages
+from app.features.messages.content import Content, canonical_body, open_content
+from app.features.messages.errors import ClientMessageIdReused, MessageNotFound
+from app.features.messages.forwards import ForwardOrigin, parse_origin
+from app.features.messages.policy import SERVICE, TEXT, is_visible
+from app.features.messages.queries import (
+    MessageRecord,
+    find_blocks,
+    find_hidden,
+    find_seen,
+    load_headings,
+    load_memberships,
+    load_records,
+)
+from app.features.messages.render import Rendered, load_messages
+from app.features.messages.send import Sent, is_repeat
+from app.features.updates.log import lock_scopes
+from app.infra.cipher.keyring import Keyring, chat_key
+from app.infra.database.database import Database
+from app.infra.database.errors import UniqueViolation
+from app.infra.database.tx import Tx
+from app.kernel.ids import ChatId, MessageId, UserId
+from app.kernel.scopes import chat_scope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardDraft:
+    """Which messages of `source_id` go to `chat_id`, in this order; each id once, one client id each or none."""
+
+    chat_id: ChatId
+    source_id: ChatId
+    message_ids: Sequence[MessageId]
+    client_message_ids: Sequence[str] = ()
+    silent: bool = False
+
+    def list_keys(self) -> list[tuple[MessageId, str | None]]:
+        """Each message with its client id."""
+        if not self.client_message_ids:
+            return [(message_id, None) for message_id in self.message_ids]
+        return list(zip(self.message_ids, self.client_message_ids, strict=True))
+
+    def canonical(self, message_id: MessageId) -> bytes:
+        """What a repeat must have in common with the first forward, beside the chat."""
+        return canonical_body(None, reply_to_id=None, forward_of=(self.source_id, message_id))
+
+
+async def forward_messages(
+    db: Database, keyring: Keyring, *, sender_id: UserId, draft: ForwardDraft
+) -> list[Sent]:
+    """Forward the messages, or find what was forwarded under the same client ids, in their order.
+
+    Raises:
+        chat_not_found: the sender is not in one of the chats.
+        message_not_found: one of the messages is not visible to the sender in the source chat.
+        not_allowed: no right to write, or blocked by the other one of a private chat.
+        peer_blocked: the sender has blocked the other one of a private chat.
+        client_message_id_reused: one of them stands for something else.
+    """
+
+    async def work(tx: Tx) -> list[Sent]:
+        return await _forward(tx, keyring, sender_id, draft)
+
+    try:
+        return await db.write(work)
+    except UniqueViolation:
+        # One of the client ids raced into another chat, under another lock. That row is there now, and decides.
+        return await db.write(work)
+
+
+async def _forward(tx: Tx, keyring: Keyring, sender_id: UserId, draft: ForwardDraft) -> list[Sent]:
+    log = await lock_scopes(tx, [chat_scope(draft.chat_id), chat_scope(draft.source_id)])
+    memberships = await load_memberships(
+        tx, [(draft.chat_id, sender_id), (draft.source_id, sender_id)]
+    )
+    target = memberships.get((draft.chat_id, sender_id))
+    source = memberships.get((draft.source_id, sender_id))
+    if target is None or source is None:
+        raise ChatNotFound
+    repeats = await _find_repeats(tx, keyring, sender_id, draft)
+    fresh = [key for key in draft.list_keys() if key[0] not in repeats]
+    views: dict[MessageId, Rendered] = {}
+    if fresh:
+        problem = judge_writing(target, await find_blocks(tx, list_block_pairs([target])))
+        if problem is not None:
+            raise problem
+        records = await _load_originals(tx, source, [message_id for message_id, _ in fresh])
+        contents = await _open_originals(tx, keyring, source, list(records.values()))
+        messages = [
+            NewMessage(
+                chat=target.chat,
+                sender_id=sender_id,
+                content=contents[message_id],
+                type=TEXT,
+                origin=_find_origin(source, records[message_id]),
+                client_message_id=client_message_id,
+                canonical=draft.canonical(message_id),
+                silent=draft.silent,
+            )
+            for message_id, client_message_id in fresh
+        ]
+        written = await append_messages(tx, log, keyring, messages)
+        views = {key[0]: view for key, view in zip(fresh, written, strict=True)}
+    repeated = await load_messages(tx, keyring, set(repeats.values()))
+    return [
+        Sent(views[message_id], created=True)
+        if message_id in views
+        else Sent(repeated[repeats[message_id]], created=False)
+        for message_id in draft.message_ids
+    ]
+
+
+async def _find_repeats(
+    tx: Tx, keyring: Keyring, sender_id: UserId, draft: ForwardDraft
+) -> dict[MessageId, MessageId]:
+    """Original -> the message that an earlier call made of it under the same client id."""
+    keys = [(sender_id, client_id) for _, client_id in draft.list_keys() if client_id is not None]
+    seen = await find_seen(tx, keys)
+    chat_keys = await keyring.load(tx, {chat_key(send.chat_id) for send in seen.values()})
+    repeats: dict[MessageId, MessageId] = {}
+    for message_id, client_id in draft.list_keys():
+        send = None if client_id is None else seen.get((sender_id, client_id))
+        if send is None:
+            continue
+        canonical = draft.canonical(message_id)
+        if not is_repeat(send, chat_keys, chat_id=draft.chat_id, canonical=canonical):
+            raise ClientMessageIdReused
+        repeats[message_id] = send.message_id
+    return repeats
+
+
+async def _load_originals(
+    tx: Tx, source: Membership, message_ids: Sequence[MessageId]
+) -> Mapping[MessageId, MessageRecord]:
+    records = await load_records(tx, message_ids)
+    hidden = await find_hidden(
+        tx, [(source.user_id, source.chat.id, message_id) for message_id in message_ids]
+    )
+    for message_id in message_ids:
+        record = records.get(message_id)
+        if (
+            record is None
+            or record.chat_id != source.chat.id
+            or record.deleted_at is not None
+            or record.type == SERVICE
+            or not is_visible(source, message_id)
+            or (source.user_id, message_id) in hidden
+        ):
+            raise MessageNotFound
+    return records
+
+
+async def _open_originals(
+    tx: Tx, keyring: Keyring, source: Membership, records: Sequence[MessageRecord]
+) -> dict[MessageId, Content]:
+    """What will be said again. A channel's post takes the channel's title along, should readers not know it."""
+    owner = chat_key(source.chat.id)
+    key = (await keyring.load(tx, [owner]))[owner]
+    title: str | None = None
+    if source.chat.type is ChatType.CHANNEL:
+        heading = (await load_headings(tx, [source.chat.id]))[source.chat.id]
+        title = key.open_text(heading.title, table="chats", column="title", row_id=source.chat.id)
+    contents: dict[MessageId, Content] = {}
+    for record in records:
+        if record.body is None:
+            raise MessageNotFound
+        original = open_content(key, record.id, record.body)
+        name = title if record.forward is None else original.forward_name
+        contents[record.id] = Content(original.text, original.entities, name)
+    return contents
+
+
+def _find_origin(source: Membership, record: MessageRecord) -> ForwardOrigin:
+    """The first of the line: forwarding a forward names who wrote it, not who passed it on."""
+    is_post = source.chat.type is ChatType.CHANNEL
+    return parse_origin(record.forward) or ForwardOrigin(
+        source.chat.id, record.id, None if is_post else record.sender_id, record.created_at
+    )

@@ -1,0 +1,492 @@
+"""All SQL of messages, for both databases.
+
+The statements of hot paths are built once; lists in `IN` are padded to powers of two, so that the
+few texts which come of it all stay prepared.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple, TypeVar
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Select,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    literal_column,
+    select,
+    tuple_,
+    union_all,
+    update,
+)
+from sqlalchemy.orm import aliased
+
+from app.features.chats.access import (
+    CHAT_COLUMNS,
+    CURRENT,
+    PARTICIPANT_COLUMNS,
+    membership_from_row,
+)
+from app.features.chats.models import ChatRow, ParticipantRow
+from app.features.chats.policy import MAX_READ_MARK_MEMBERS, ChatType, Membership
+from app.features.messages.models import HiddenMessageRow, MentionRow, MessageRow
+from app.features.users.models import BlockRow, UsernameRow
+from app.infra.database.tx import Tx
+from app.infra.database.upsert import insert_ignore
+from app.kernel.ids import ChatId, MessageId, UserId
+
+T = TypeVar("T")
+
+
+class MessageRecord(NamedTuple):
+    """A message as stored, with what a reply to it shows of its target; the order is that of `_COLUMNS`."""
+
+    id: MessageId
+    chat_id: ChatId
+    sender_id: UserId
+    type: str
+    body: bytes | None
+    reply_to_id: MessageId | None
+    forward: object | None
+    service: object | None
+    client_message_id: str | None
+    created_at: datetime
+    edited_at: datetime | None
+    deleted_at: datetime | None
+    target_sender_id: UserId | None
+    target_body: bytes | None
+    target_deleted_at: datetime | None
+
+
+class ChatHeading(NamedTuple):
+    """What a message needs of its chat to be rendered."""
+
+    id: ChatId
+    type: str
+    title: bytes | None
+    username: str | None
+    deleted_at: datetime | None
+
+
+class SeenSend(NamedTuple):
+    """An earlier send under the same client id."""
+
+    sender_id: UserId
+    client_message_id: str
+    message_id: MessageId
+    chat_id: ChatId
+    fingerprint: bytes | None
+
+
+class ReplyTarget(NamedTuple):
+    """A message that exists."""
+
+    id: MessageId
+    chat_id: ChatId
+    sender_id: UserId
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class PageBounds:
+    """Whose view of which chat: `floor` is the highest id that they may not see."""
+
+    chat_id: ChatId
+    user_id: UserId
+    floor: int
+
+
+_Target = aliased(MessageRow, name="target")
+_COLUMNS = (
+    MessageRow.id,
+    MessageRow.chat_id,
+    MessageRow.sender_id,
+    MessageRow.type,
+    MessageRow.body,
+    MessageRow.reply_to_id,
+    MessageRow.forward,
+    MessageRow.service,
+    MessageRow.client_message_id,
+    MessageRow.created_at,
+    MessageRow.edited_at,
+    MessageRow.deleted_at,
+    _Target.sender_id,
+    _Target.body,
+    _Target.deleted_at,
+)
+
+
+def _records() -> Select[*tuple[object, ...]]:
+    return select(*_COLUMNS).join_from(
+        MessageRow, _Target, _Target.id == MessageRow.reply_to_id, isouter=True
+    )
+
+
+def _is_hidden(user_id: ColumnElement[int]) -> ColumnElement[bool]:
+    return exists(
+        select(literal_column("1", Integer)).where(
+            HiddenMessageRow.user_id == user_id,
+            HiddenMessageRow.chat_id == MessageRow.chat_id,
+            HiddenMessageRow.message_id == MessageRow.id,
+        )
+    )
+
+
+_USER = bindparam("user_id", type_=BigInteger)
+_PIVOT = bindparam("pivot", type_=BigInteger)
+_VISIBLE = (
+    MessageRow.chat_id == bindparam("chat_id", type_=BigInteger),
+    MessageRow.id > bindparam("floor", type_=BigInteger),
+    MessageRow.deleted_at.is_(None),
+    ~_is_hidden(_USER),
+)
+_NEWEST = (
+    _records()
+    .where(*_VISIBLE)
+    .order_by(MessageRow.id.desc())
+    .limit(bindparam("older", type_=Integer))
+)
+_OLDER_IDS = (
+    select(MessageRow.id)
+    .where(*_VISIBLE, MessageRow.id < _PIVOT)
+    .order_by(MessageRow.id.desc())
+    .limit(bindparam("older", type_=Integer))
+    .subquery("older_ids")
+)
+_NEWER_IDS = (
+    select(MessageRow.id)
+    .where(*_VISIBLE, MessageRow.id >= _PIVOT)
+    .order_by(MessageRow.id)
+    .limit(bindparam("newer", type_=Integer))
+    .subquery("newer_ids")
+)
+_AROUND = (
+    _records()
+    .where(MessageRow.id.in_(union_all(select(_OLDER_IDS.c.id), select(_NEWER_IDS.c.id))))
+    .order_by(MessageRow.id.desc())
+)
+_BY_IDS = _records().where(MessageRow.id.in_(bindparam("ids", expanding=True)))
+_BY_ID_FOR = (
+    _records()
+    .add_columns(_is_hidden(_USER))
+    .where(MessageRow.id == bindparam("message_id", type_=BigInteger))
+)
+_SEEN = select(
+    MessageRow.sender_id,
+    MessageRow.client_message_id,
+    MessageRow.id,
+    MessageRow.chat_id,
+    MessageRow.fingerprint,
+).where(
+    tuple_(MessageRow.sender_id, MessageRow.client_message_id).in_(
+        bindparam("keys", expanding=True)
+    )
+)
+_REPLY_TARGETS = select(
+    MessageRow.id, MessageRow.chat_id, MessageRow.sender_id, MessageRow.body
+).where(MessageRow.id.in_(bindparam("ids", expanding=True)), MessageRow.deleted_at.is_(None))
+_HIDDEN = select(HiddenMessageRow.user_id, HiddenMessageRow.message_id).where(
+    tuple_(HiddenMessageRow.user_id, HiddenMessageRow.chat_id, HiddenMessageRow.message_id).in_(
+        bindparam("keys", expanding=True)
+    )
+)
+_MEMBERSHIPS = (
+    select(*CHAT_COLUMNS, *PARTICIPANT_COLUMNS)
+    .join(ParticipantRow, ParticipantRow.chat_id == ChatRow.id)
+    .where(
+        ChatRow.deleted_at.is_(None),
+        tuple_(ParticipantRow.chat_id, ParticipantRow.user_id).in_(
+            bindparam("pairs", expanding=True)
+        ),
+    )
+)
+_BLOCKS = select(BlockRow.owner_id, BlockRow.user_id).where(
+    tuple_(BlockRow.owner_id, BlockRow.user_id).in_(bindparam("pairs", expanding=True))
+)
+_HEADINGS = select(
+    ChatRow.id,
+    ChatRow.type,
+    ChatRow.title,
+    ChatRow.username,
+    ChatRow.deleted_at,
+).where(ChatRow.id.in_(bindparam("ids", expanding=True)))
+_CURRENT_MEMBERS = select(ParticipantRow.chat_id, ParticipantRow.user_id).where(
+    tuple_(ParticipantRow.chat_id, ParticipantRow.user_id).in_(bindparam("pairs", expanding=True)),
+    ParticipantRow.role.in_(CURRENT),
+)
+_USERS_BY_NAME = select(UsernameRow.name_key, UsernameRow.user_id).where(
+    UsernameRow.name_key.in_(bindparam("names", expanding=True)),
+    UsernameRow.user_id.is_not(None),
+)
+_MARKS = select(
+    ParticipantRow.chat_id, ParticipantRow.user_id, ParticipantRow.last_read_message_id
+).where(
+    tuple_(ParticipantRow.chat_id, ParticipantRow.user_id).in_(bindparam("pairs", expanding=True)),
+    ParticipantRow.role.in_(CURRENT),
+)
+_TOLD_OF_MARKS = select(ChatRow.id).where(
+    ChatRow.id.in_(bindparam("ids", expanding=True)),
+    ChatRow.type != ChatType.CHANNEL.value,
+    ChatRow.members_count <= MAX_READ_MARK_MEMBERS,
+)
+_INSERT_MESSAGES = insert(MessageRow)
+_INSERT_MENTIONS = insert(MentionRow)
+_TOUCH_CHATS = (
+    update(ChatRow)
+    .where(ChatRow.id == bindparam("of_chat"))
+    .values(last_message_id=bindparam("newest_id"), last_message_at=bindparam("newest_at"))
+)
+_MOVE_MARKS = (
+    update(ParticipantRow)
+    .where(
+        ParticipantRow.chat_id == bindparam("of_chat"),
+        ParticipantRow.user_id == bindparam("of_user"),
+        ParticipantRow.last_read_message_id < bindparam("mark"),
+    )
+    .values(last_read_message_id=bindparam("mark"))
+)
+_IDS_OF_CHATS = select(MessageRow.id, MessageRow.chat_id).where(
+    MessageRow.id.in_(bindparam("ids", expanding=True))
+)
+
+
+def padded(values: Iterable[T]) -> list[T]:
+    """The values once each, the last repeated up to a power of two; nothing stays nothing."""
+    unique = list(dict.fromkeys(values))
+    if not unique:
+        return unique
+    size = 1 << (len(unique) - 1).bit_length()
+    return unique + unique[-1:] * (size - len(unique))
+
+
+async def load_records(
+    tx: Tx, message_ids: Collection[MessageId]
+) -> dict[MessageId, MessageRecord]:
+    """These messages, deleted ones too, whoever may see them."""
+    if not message_ids:
+        return {}
+    rows = await tx.all(_BY_IDS, {"ids": padded(message_ids)})
+    records = [MessageRecord._make(row) for row in rows]
+    return {record.id: record for record in records}
+
+
+async def find_record_for(
+    tx: Tx, message_id: MessageId, user_id: UserId
+) -> tuple[MessageRecord, bool] | None:
+    """A message, and whether this user deleted it for themselves."""
+    row = await tx.first(_BY_ID_FOR, {"message_id": message_id, "user_id": user_id})
+    if row is None:
+        return None
+    *fields, is_hidden = row
+    return MessageRecord._make(fields), bool(is_hidden)
+
+
+async def list_newest(tx: Tx, bounds: PageBounds, *, count: int) -> list[MessageRecord]:
+    """The newest `count` visible messages, newest first."""
+    parameters = {
+        "chat_id": bounds.chat_id,
+        "user_id": bounds.user_id,
+        "floor": bounds.floor,
+        "older": count,
+    }
+    return [MessageRecord._make(row) for row in await tx.all(_NEWEST, parameters)]
+
+
+async def list_around(
+    tx: Tx, bounds: PageBounds, *, pivot: int, older: int, newer: int
+) -> list[MessageRecord]:
+    """Up to `older` visible messages below the id `pivot` and `newer` from it on, newest first."""
+    parameters = {
+        "chat_id": bounds.chat_id,
+        "user_id": bounds.user_id,
+        "floor": bounds.floor,
+        "pivot": pivot,
+        "older": older,
+        "newer": newer,
+    }
+    return [MessageRecord._make(row) for row in await tx.all(_AROUND, parameters)]
+
+
+async def find_seen(
+    tx: Tx, keys: Collection[tuple[UserId, str]]
+) -> dict[tuple[UserId, str], SeenSend]:
+    """Earlier sends by (sender, client id)."""
+    if not keys:
+        return {}
+    rows = await tx.all(_SEEN, {"keys": padded(keys)})
+    seen = [SeenSend._make(row) for row in rows]
+    return {(send.sender_id, send.client_message_id): send for send in seen}
+
+
+async def load_memberships(
+    tx: Tx, pairs: Collection[tuple[ChatId, UserId]]
+) -> dict[tuple[ChatId, UserId], Membership]:
+    """The current memberships among these (chat, user); the hot twin of `chats.access`."""
+    rows = await tx.all(_MEMBERSHIPS, {"pairs": padded(pairs)})
+    memberships = [membership_from_row(row, now=tx.now) for row in rows]
+    return {(m.chat.id, m.user_id): m for m in memberships if m.is_current}
+
+
+async def find_blocks(
+    tx: Tx, pairs: Collection[tuple[UserId, UserId]]
+) -> set[tuple[UserId, UserId]]:
+    """Which of these (owner, user) are blocks: the owner has blocked the user."""
+    if not pairs:
+        return set()
+    return {(row[0], row[1]) for row in await tx.all(_BLOCKS, {"pairs": padded(pairs)})}
+
+
+async def load_reply_targets(
+    tx: Tx, message_ids: Collection[MessageId]
+) -> dict[MessageId, ReplyTarget]:
+    """Messages that were not deleted for everyone."""
+    if not message_ids:
+        return {}
+    rows = await tx.all(_REPLY_TARGETS, {"ids": padded(message_ids)})
+    targets = [ReplyTarget._make(row) for row in rows]
+    return {target.id: target for target in targets}
+
+
+async def find_hidden(
+    tx: Tx, keys: Collection[tuple[UserId, ChatId, MessageId]]
+) -> set[tuple[UserId, MessageId]]:
+    """Which of these (user, chat, message) the user deleted for themselves."""
+    if not keys:
+        return set()
+    return {(row[0], row[1]) for row in await tx.all(_HIDDEN, {"keys": padded(keys)})}
+
+
+async def load_headings(tx: Tx, chat_ids: Collection[ChatId]) -> dict[ChatId, ChatHeading]:
+    if not chat_ids:
+        return {}
+    rows = await tx.all(_HEADINGS, {"ids": padded(chat_ids)})
+    headings = [ChatHeading._make(row) for row in rows]
+    return {heading.id: heading for heading in headings}
+
+
+async def find_current_members(
+    tx: Tx, pairs: Collection[tuple[ChatId, UserId]]
+) -> set[tuple[ChatId, UserId]]:
+    """Which of these (chat, user) are members at present."""
+    if not pairs:
+        return set()
+    rows = await tx.all(_CURRENT_MEMBERS, {"pairs": padded(pairs)})
+    return {(row[0], row[1]) for row in rows}
+
+
+async def find_users_by_name(tx: Tx, names: Collection[str]) -> dict[str, UserId]:
+    """Users by lower-case username."""
+    if not names:
+        return {}
+    rows = await tx.all(_USERS_BY_NAME, {"names": padded(names)})
+    return {name: user_id for name, user_id in rows if user_id is not None}
+
+
+async def find_chats_of(tx: Tx, message_ids: Collection[MessageId]) -> dict[MessageId, ChatId]:
+    """The chat of each message, deleted ones too."""
+    if not message_ids:
+        return {}
+    rows = await tx.all(_IDS_OF_CHATS, {"ids": padded(message_ids)})
+    return {row[0]: row[1] for row in rows}
+
+
+async def find_chats_told_of_marks(tx: Tx, chat_ids: Collection[ChatId]) -> set[ChatId]:
+    """Which of these chats are at present so small that members see the others' read marks."""
+    return set(await tx.scalars(_TOLD_OF_MARKS, {"ids": padded(chat_ids)}))
+
+
+async def load_marks(
+    tx: Tx, pairs: Collection[tuple[ChatId, UserId]]
+) -> dict[tuple[ChatId, UserId], MessageId]:
+    """The present read marks of those (chat, user) who are members."""
+    if not pairs:
+        return {}
+    rows = await tx.all(_MARKS, {"pairs": padded(pairs)})
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
+async def insert_messages(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
+    await tx.execute(_INSERT_MESSAGES, rows)
+
+
+async def touch_chats(tx: Tx, newest: Mapping[ChatId, MessageId]) -> None:
+    """Note the newest message of each chat; the caller holds the chats' scopes."""
+    rows = [
+        {"of_chat": chat_id, "newest_id": message_id, "newest_at": tx.now}
+        for chat_id, message_id in sorted(newest.items())
+    ]
+    await tx.execute(_TOUCH_CHATS, rows)
+
+
+async def move_marks(tx: Tx, marks: Mapping[tuple[ChatId, UserId], MessageId]) -> None:
+    """Move read marks forward, never back; in sorted order, so that two groups cannot deadlock."""
+    rows = [
+        {"of_chat": chat_id, "of_user": user_id, "mark": mark}
+        for (chat_id, user_id), mark in sorted(marks.items())
+    ]
+    if rows:
+        await tx.execute(_MOVE_MARKS, rows)
+
+
+async def insert_mentions(tx: Tx, mentions: Iterable[tuple[ChatId, UserId, MessageId]]) -> None:
+    rows = [
+        {"chat_id": chat_id, "user_id": user_id, "message_id": message_id}
+        for chat_id, user_id, message_id in sorted(mentions)
+    ]
+    if rows:
+        await tx.execute(_INSERT_MENTIONS, rows)
+
+
+async def delete_mentions(tx: Tx, message_id: MessageId, *, of_user: UserId | None = None) -> None:
+    """All mentions in a message, or one user's."""
+    statement = delete(MentionRow).where(MentionRow.message_id == message_id)
+    if of_user is not None:
+        statement = statement.where(MentionRow.user_id == of_user)
+    await tx.execute(statement)
+
+
+async def set_body(tx: Tx, message_id: MessageId, body: bytes) -> None:
+    await tx.execute(
+        update(MessageRow).where(MessageRow.id == message_id).values(body=body, edited_at=tx.now)
+    )
+
+
+async def empty_message(tx: Tx, message_id: MessageId) -> None:
+    """Leave of a message what its tombstone and the repeat of its send need, and nothing else."""
+    await tx.execute(
+        update(MessageRow)
+        .where(MessageRow.id == message_id)
+        .values(body=None, forward=None, service=None, reply_to_id=None, deleted_at=tx.now)
+    )
+
+
+async def insert_hidden(tx: Tx, *, user_id: UserId, chat_id: ChatId, message_id: MessageId) -> bool:
+    """Hide a message for one user.
+
+    Returns:
+        Whether it was not hidden before.
+    """
+    row = {"user_id": user_id, "chat_id": chat_id, "message_id": message_id}
+    inserted = await insert_ignore(
+        tx, HiddenMessageRow, [row], index=["user_id", "chat_id", "message_id"]
+    )
+    return inserted == 1
+
+
+async def erase_upto(tx: Tx, chat_id: ChatId, upto: MessageId) -> None:
+    """Make tombstones of all that was written in a chat up to and with this id."""
+    await tx.execute(
+        update(MessageRow)
+        .where(
+            MessageRow.chat_id == chat_id, MessageRow.id <= upto, MessageRow.deleted_at.is_(None)
+        )
+        .values(body=None, forward=None, service=None, reply_to_id=None, deleted_at=tx.now)
+    )
+    await tx.execute(
+        delete(MentionRow).where(MentionRow.chat_id == chat_id, MentionRow.message_id <= upto)
+    )
