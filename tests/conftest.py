@@ -1,5 +1,6 @@
 """What every test may ask for: the real backends, and a report of what could not run here."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from hypothesis import settings
 
 from tests.support import missing
 from tests.support.people import Backend, Deployment
@@ -109,6 +111,16 @@ def postgresql_deployment(cluster: Postgres) -> Iterator[Deployment]:
 
 
 VERSIONS: dict[str, str] = {}
+
+# `make fuzz` asks for the full numbers.
+settings.register_profile("quick", max_examples=50, deadline=None, derandomize=True, database=None)
+settings.register_profile("fuzz", max_examples=2000, deadline=None, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What judges the whole suite comes after it."""
+    items.sort(key=lambda item: item.path.name == "test_all_answers.py")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
