@@ -4,7 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Boolean, and_, delete, func, insert, literal_column, select, tuple_, update
+from sqlalchemy import (
+    Boolean,
+    Select,
+    and_,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.orm import aliased
 
 from app.features.chats.access import (
     CHAT_COLUMNS,
@@ -214,47 +226,21 @@ async def find_full(tx: Tx, user_ids: Sequence[UserId]) -> set[UserId]:
     return set(await tx.scalars(statement))
 
 
-async def find_acquaintances(tx: Tx, viewer: UserId, user_ids: Sequence[UserId]) -> set[UserId]:
-    """Those of `user_ids` who are in a group with the viewer."""
-    if not user_ids:
-        return set()
-    mine = ParticipantRow.__table__.alias("mine")
-    statement = (
+def select_acquaintances(viewer: UserId) -> Select[UserId]:
+    """Everyone who is in a group with the viewer, the viewer included; for `IN (...)`."""
+    mine = aliased(ParticipantRow, name="mine")
+    return (
         select(ParticipantRow.user_id)
-        .join(mine, mine.c.chat_id == ParticipantRow.chat_id)
+        .join(mine, mine.chat_id == ParticipantRow.chat_id)
         .join(ChatRow, ChatRow.id == ParticipantRow.chat_id)
         .where(
-            mine.c.user_id == viewer,
-            mine.c.role.in_(CURRENT),
-            ParticipantRow.user_id.in_(user_ids),
+            mine.user_id == viewer,
+            mine.role.in_(CURRENT),
             ParticipantRow.role.in_(CURRENT),
             ChatRow.type == str(ChatType.GROUP),
             ChatRow.deleted_at.is_(None),
         )
-        .distinct()
     )
-    return set(await tx.scalars(statement))
-
-
-async def list_acquaintances(tx: Tx, viewer: UserId, *, limit: int) -> list[UserId]:
-    """At most `limit` people who are in a group with the viewer."""
-    mine = ParticipantRow.__table__.alias("mine")
-    statement = (
-        select(ParticipantRow.user_id)
-        .join(mine, mine.c.chat_id == ParticipantRow.chat_id)
-        .join(ChatRow, ChatRow.id == ParticipantRow.chat_id)
-        .where(
-            mine.c.user_id == viewer,
-            mine.c.role.in_(CURRENT),
-            ParticipantRow.user_id != viewer,
-            ParticipantRow.role.in_(CURRENT),
-            ChatRow.type == str(ChatType.GROUP),
-            ChatRow.deleted_at.is_(None),
-        )
-        .distinct()
-        .limit(limit)
-    )
-    return list(await tx.scalars(statement))
 
 
 # Usernames.

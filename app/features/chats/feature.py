@@ -1,0 +1,27 @@
+"""What chats add to the server."""
+
+from app.features.chats.acquaintances import ChatAcquaintances
+from app.features.chats.routes import invites_router, router
+from app.features.chats.updates import (
+    fill_chat_deleted,
+    fill_chat_removed,
+    fill_chat_updated,
+    fill_members_changed,
+    fill_own_members_changed,
+)
+from app.features.users.rules import AcquaintanceRule
+from app.kernel.scopes import ScopeKind
+from app.transport.feature import Feature, Rule, UpdateKind
+
+FEATURE = Feature(
+    name="chats",
+    routers=(router, invites_router),
+    updates=(
+        UpdateKind("chat_updated", ScopeKind.CHAT, fill_chat_updated),
+        UpdateKind("members_changed", ScopeKind.CHAT, fill_members_changed),
+        UpdateKind("chat_deleted", ScopeKind.CHAT, fill_chat_deleted),
+        UpdateKind("members_changed", ScopeKind.USER, fill_own_members_changed),
+        UpdateKind("chat_removed", ScopeKind.USER, fill_chat_removed),
+    ),
+    rules=(Rule(AcquaintanceRule, ChatAcquaintances()),),
+)
