@@ -1,0 +1,77 @@
+"""HTTP of signing in."""
+
+from fastapi import APIRouter, Response
+
+from app.features.auth.codes import CodeHasher
+from app.features.auth.limits import limit_headers
+from app.features.auth.schemas import SendVerification, SignedIn, Verification, VerifyCode
+from app.features.auth.send_verification import send_verification
+from app.features.auth.verify_code import Attempt, verify_code
+from app.features.sessions.revocations import RevocationList
+from app.features.sessions.routes import render_tokens
+from app.transport.http.answers import ok
+from app.transport.http.client_address import ClientAddressDep
+from app.transport.http.dependencies import ServicesDep
+from app.transport.http.problems import problem_responses
+from app.transport.http.routing import StrictRoute
+
+router = APIRouter(prefix="/auth", tags=["Auth"], route_class=StrictRoute)
+
+
+@router.post(
+    "/send-verification", response_model=Verification, responses=problem_responses(429, 503)
+)
+async def post_send_verification(
+    services: ServicesDep, address: ClientAddressDep, body: SendVerification
+) -> Response:
+    """Send a six-digit code to a phone. The answer is the same whether or not it has an account."""
+    sent = await send_verification(
+        services.db,
+        services.sms,
+        keyring=services.keyring,
+        index=services.index,
+        hasher=services.rules.one(CodeHasher),
+        limits=services.settings.sms,
+        phone=body.phone,
+        address=address,
+    )
+    answer = ok(
+        {
+            "verification_id": sent.verification_id,
+            "phone": sent.phone,
+            "expires_in": sent.expires_in,
+            "resend_after": sent.resend_after,
+            "code_length": sent.code_length,
+        }
+    )
+    answer.headers.update(limit_headers(sent.quotas))
+    return answer
+
+
+@router.post("/verify-code", response_model=SignedIn, responses=problem_responses(400))
+async def post_verify_code(services: ServicesDep, body: VerifyCode) -> Response:
+    """Sign in with a code. A phone without an account gets one, with the names given here."""
+    signed_in = await verify_code(
+        services.db,
+        services.keyring,
+        index=services.index,
+        tokens=services.tokens,
+        revocations=services.rules.one(RevocationList),
+        hasher=services.rules.one(CodeHasher),
+        events=services.events,
+        limits=services.settings.tokens,
+        attempt=Attempt(
+            verification_id=body.verification_id,
+            code=body.code,
+            device_name=body.device_name,
+            first_name=body.first_name,
+            last_name=body.last_name,
+        ),
+    )
+    return ok(
+        {
+            **render_tokens(signed_in.tokens),
+            "is_new_user": signed_in.is_new_user,
+            "user": signed_in.user,
+        }
+    )
