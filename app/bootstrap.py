@@ -10,6 +10,7 @@ from sqlalchemy import text
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.catalog import FEATURES
+from app.features.auth.feature import register_auth
 from app.features.gateway.runtime import Gateway
 from app.features.sessions.feature import register_sessions
 from app.features.updates.epoch import ensure_epoch
@@ -236,6 +237,7 @@ async def open_services(settings: Settings, secrets: Secrets, stack: AsyncExitSt
         secrets.secret_key, lifetime=timedelta(minutes=settings.tokens.access_minutes), clock=clock
     )
     register_sessions(rules, bus, access_lifetime=tokens.lifetime)
+    register_auth(rules, keyring, code_hash_rounds=settings.sms.code_hash_rounds)
     for feature in FEATURES:
         for entry in feature.rules:
             rules.register(entry.kind, entry.rule)
