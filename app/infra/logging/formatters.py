@@ -65,8 +65,8 @@ def safe_event(record: logging.LogRecord) -> Event:
     if context is not None:
         event["request_id"] = context.request_id
         if context.user_id is not None:
-            event["user_id"] = context.user_id
-            event["session_id"] = context.session_id
+            event.setdefault("user_id", context.user_id)
+            event.setdefault("session_id", context.session_id)
     if record.exc_info and record.exc_info[0] is not None:
         event["exception"] = redact_text(logging.Formatter().formatException(record.exc_info))
     if record.stack_info:

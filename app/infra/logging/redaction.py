@@ -101,9 +101,7 @@ def redact_text(text: str) -> str:
 def redact_members(members: Mapping[str, object]) -> dict[str, object]:
     """The members of an event, the secret ones blanked, the others searched."""
     return {
-        name: value
-        if name in _SAFE_NAMES or isinstance(value, (int, float))
-        else _redact_member(name, value)
+        name: value if name in _SAFE_NAMES else _redact_member(name, value)
         for name, value in members.items()
     }
 
