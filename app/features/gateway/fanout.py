@@ -40,8 +40,6 @@ _ROWS_A_FILL = 1000
 
 _log = logging.getLogger(__name__)
 
-HandedOut = Callable[[Announcement], None]
-
 
 class Fanout:
     """Feeds of all scopes that a socket of this worker follows.
@@ -49,11 +47,11 @@ class Fanout:
     `on_handed_out` sees every update right after the sockets got it, in the same order.
     """
 
-    def __init__(self, services: Services, kinds: UpdateKinds, on_handed_out: HandedOut) -> None:
+    def __init__(self, services: Services, kinds: UpdateKinds) -> None:
         self.hub = Hub(self._unwatch)
         self._services = services
         self._kinds = kinds
-        self._on_handed_out = on_handed_out
+        self.on_handed_out: Callable[[Announcement], None] = _ignore
         self._feeds: dict[Scope, Feed] = {}
         # Sockets of chats with hidden history -> the first message they may see.
         self._newcomers: dict[Scope, dict[Connection, MessageId]] = {}
@@ -169,7 +167,7 @@ class Fanout:
                 if oldest < first_visible_id
             }
         self.hub.deliver(update.scope, update.seq, frame, instead)
-        self._on_handed_out(update)
+        self.on_handed_out(update)
 
     def _reset(self, scope: Scope, seq: int) -> None:
         """The log no longer holds what was missed (an outage longer than its retention)."""
@@ -293,3 +291,7 @@ def _encode(announcement: Announcement) -> bytes:
     scope = announcement.scope
     head = [int(scope.kind), scope.id, announcement.seq, announcement.joined, announcement.left]
     return orjson.dumps(head) + b"\n" + (announcement.frame or b"")
+
+
+def _ignore(update: Announcement) -> None:
+    """Until somebody listens."""

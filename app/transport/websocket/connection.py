@@ -6,6 +6,7 @@ with 4409 and its client resumes.
 """
 
 import asyncio
+import secrets
 import types
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
@@ -47,6 +48,7 @@ class Connection:
         "close_code",
         "expires_at",
         "has_given_up",
+        "id",
         "is_ready",
         "last_frame_at",
         "scopes",
@@ -66,6 +68,7 @@ class Connection:
         queue_bytes: int,
         expires_at: float,
     ) -> None:
+        self.id = secrets.token_hex(8)
         self.user_id = user_id
         self.session_id = session_id
         self.chat_id = chat_id

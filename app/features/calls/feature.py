@@ -1,0 +1,7 @@
+"""Audio and video calls: the signalling of two devices."""
+
+from app.features.calls.frames import handle_call
+from app.features.calls.schemas import CallFrame
+from app.transport.feature import Feature, FrameKind
+
+FEATURE = Feature(name="calls", frames=(FrameKind("call", CallFrame, handle_call),))

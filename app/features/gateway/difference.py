@@ -1,0 +1,158 @@
+"""What a client missed, over HTTP: the same updates, in the same order, as `resume` replays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import orjson
+
+from app.features.gateway.logbook import read_pages
+from app.features.gateway.queries import (
+    Following,
+    Standing,
+    read_followings,
+    read_standing,
+)
+from app.features.gateway.visibility import find_oldest_told, hide_from_newcomer
+from app.features.updates.epoch import load_epoch
+from app.features.updates.read import UpdateKinds
+from app.infra.database.tx import Tx
+from app.infra.services import Services
+from app.kernel.announcements import Announcement
+from app.kernel.ids import ChatId, UserId
+from app.kernel.scopes import Scope, ScopeKind, chat_scope, parse_wire_scope, user_scope
+
+_CREATED = b'{"type":"chat_created"'
+
+
+@dataclass(slots=True)
+class Found:
+    """The answer; `updates` are finished frames."""
+
+    epoch: str
+    updates: list[bytes] = field(default_factory=list[bytes])
+    resets: dict[str, int] = field(default_factory=dict[str, int])
+    state: dict[str, int] = field(default_factory=dict[str, int])
+    has_more: bool = False
+
+
+async def find_difference(
+    services: Services,
+    kinds: UpdateKinds,
+    *,
+    user_id: UserId,
+    epoch: str,
+    state: Mapping[str, int],
+    limit: int,
+) -> Found:
+    """Everything behind `state`, at most `limit` updates; scopes that are new are named in `state`."""
+
+    async def work(tx: Tx) -> Found:
+        found = Found(await load_epoch(tx))
+        standing = await read_standing(tx, user_id)
+        if epoch != found.epoch:
+            _reset_all(found, user_id, standing)
+            return found
+        ranges = _plan(found, user_id, standing, state)
+        await _read(tx, services, kinds, found, user_id=user_id, ranges=ranges, limit=limit)
+        if not found.has_more:
+            _name_new(found, standing, state)
+        return found
+
+    return await services.db.read(work)
+
+
+def _reset_all(found: Found, user_id: UserId, standing: Standing) -> None:
+    """Nothing that the client holds is of this log."""
+    seqs = {user_scope(user_id).wire: standing.user_seq}
+    seqs |= {chat_scope(it.chat_id).wire: it.seq for it in standing.chats.values()}
+    found.resets = dict(seqs)
+    found.state = dict(seqs)
+
+
+def _plan(
+    found: Found, user_id: UserId, standing: Standing, state: Mapping[str, int]
+) -> dict[Scope, tuple[int, int]]:
+    """What to read of the log; scopes that cannot be caught up with are reset."""
+    ranges: dict[Scope, tuple[int, int]] = {}
+    for wire, after in state.items():
+        scope = parse_wire_scope(wire, user_id)
+        own = scope == user_scope(user_id)
+        following = standing.chats.get(ChatId(scope.id)) if scope and not own else None
+        if scope is None or (following is None and not own):
+            # Not mine and never heard of are the same.
+            found.resets[wire] = 0
+            continue
+        head = standing.user_seq if following is None else following.seq
+        if after > head or (following is not None and after < following.joined_seq):
+            found.resets[wire] = found.state[wire] = head
+            continue
+        found.state[wire] = after
+        if after < head:
+            ranges[scope] = (after, head)
+    return ranges
+
+
+async def _read(
+    tx: Tx,
+    services: Services,
+    kinds: UpdateKinds,
+    found: Found,
+    *,
+    user_id: UserId,
+    ranges: Mapping[Scope, tuple[int, int]],
+    limit: int,
+) -> None:
+    if not ranges:
+        return
+    pages = await read_pages(tx, services, kinds, ranges, limit=limit)
+    # Behind the rows: whoever is in the chat now may see all of them.
+    pairs = [(user_id, ChatId(it.id)) for it in ranges if it.kind is ScopeKind.CHAT]
+    followings = await read_followings(tx, pairs)
+    found.has_more = pages.is_cut
+    # The user's own scope first: it tells of the chats.
+    for scope, updates in sorted(pages.updates.items(), key=lambda page: -page[0].kind):
+        following = followings.get((user_id, ChatId(scope.id)))
+        if scope.kind is ScopeKind.CHAT and following is None:
+            found.state.pop(scope.wire, None)
+            found.resets[scope.wire] = 0
+        elif not updates or updates[0].seq != ranges[scope][0] + 1:
+            found.resets[scope.wire] = found.state[scope.wire] = ranges[scope][1]
+        else:
+            found.updates += [_show(update, following) for update in updates]
+            found.state[scope.wire] = updates[-1].seq
+
+
+def _show(update: Announcement, following: Following | None) -> bytes:
+    frame = update.frame or b""
+    if following is not None and following.first_visible_id:
+        oldest = find_oldest_told(frame)
+        if oldest is not None and oldest < following.first_visible_id:
+            return hide_from_newcomer(frame, following.first_visible_id)
+    return frame
+
+
+def _name_new(found: Found, standing: Standing, state: Mapping[str, int]) -> None:
+    """Chats that the client does not know of.
+
+    Where this answer holds their `chat_created`, the client follows from its number, and the next
+    call fetches what came since; else it reads the chat over HTTP.
+    """
+    told: dict[int, int] = {}
+    for frame in found.updates:
+        if frame.startswith(_CREATED):
+            data = orjson.loads(frame)["data"]
+            chat = data.get("chat") or data
+            told[chat["id"]] = chat.get("seq", 0)
+    for chat_id, following in standing.chats.items():
+        wire = chat_scope(chat_id).wire
+        if wire in state or wire in found.state:
+            continue
+        seq = told.get(chat_id)
+        if seq is None:
+            found.resets[wire] = found.state[wire] = following.seq
+        else:
+            found.state[wire] = seq
+            found.has_more = found.has_more or seq < following.seq
+    own = next((wire for wire in found.state if wire == "user"), None)
+    if own is None and "user" not in state:
+        found.resets["user"] = found.state["user"] = standing.user_seq

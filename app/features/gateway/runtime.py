@@ -1,0 +1,162 @@
+"""The gateway of one worker: its parts put together, started and stopped."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+from app.features.gateway.connect import Greeter
+from app.features.gateway.fanout import TOPIC, Fanout
+from app.features.gateway.following import Follower
+from app.features.gateway.news import PresenceNews
+from app.features.gateway.replay import Replayer
+from app.features.gateway.resume import Resumer
+from app.features.presence.keeper import PresenceKeeper
+from app.features.sessions.revocations import RevocationList
+from app.features.updates.epoch import load_epoch
+from app.features.updates.read import UpdateKinds
+from app.features.updates.signals import TOPIC as SIGNALS
+from app.features.updates.signals import parse_signal
+from app.infra.services import Services
+from app.kernel.ids import SessionId
+from app.kernel.problems import Problem
+from app.transport.feature import FrameKind
+from app.transport.websocket.close_codes import CloseCode
+from app.transport.websocket.connection import Connection
+from app.transport.websocket.hub import SILENT
+from app.transport.websocket.outgoing import OutFrame
+
+_SWEEP_SECONDS = 1.0
+_EPOCH_SECONDS = 5.0
+_log = logging.getLogger(__name__)
+
+
+class Gateway:
+    """Made before the bus starts; `start` begins to deliver."""
+
+    def __init__(
+        self,
+        services: Services,
+        *,
+        kinds: UpdateKinds,
+        frames: Mapping[str, FrameKind],
+        epoch: str,
+    ) -> None:
+        self.services = services
+        self.kinds = kinds
+        self.frames = frames
+        self.is_stopping = False
+        self._fanout = Fanout(services, kinds)
+        self._replayer = Replayer(services, kinds, self._fanout)
+        self._follower = Follower(services, self._fanout, self._replayer)
+        self._fanout.on_handed_out = self._follower.apply
+        self._replayer.on_released = self._follower.apply_held
+        self.hub = self._fanout.hub
+        self.greeter = Greeter(services, self._fanout, self._replayer, epoch)
+        self.resumer = Resumer(services, self._fanout, self._replayer, epoch)
+        news = PresenceNews(services)
+        self._keeper = PresenceKeeper(
+            services.presence, on_online=news.tell_online, on_offline=news.tell_offline
+        )
+        self._revocations = services.rules.one(RevocationList)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def epoch(self) -> str:
+        return self.greeter.epoch
+
+    async def start(self) -> None:
+        """Listen to commits, bus and revocations, and begin the background work."""
+        bus = self.services.bus
+        self.services.db.on_commit = self._fanout.on_commit
+        bus.subscribe(TOPIC, self._fanout.on_bus)
+        bus.subscribe(SIGNALS, self._on_signal)
+        bus.on_reconnect(self._fanout.on_bus_reconnect)
+        self._revocations.add_listener(self._on_revoked)
+        self._tasks = [
+            asyncio.create_task(self._fanout.fill_forever(), name="gateway-fill"),
+            asyncio.create_task(self._fanout.check_forever(), name="gateway-check"),
+            asyncio.create_task(self._follower.follow_forever(), name="gateway-follow"),
+            asyncio.create_task(self._keeper.run(), name="gateway-presence"),
+            asyncio.create_task(self._sweep_forever(), name="gateway-sweep"),
+            asyncio.create_task(self._watch_epoch(), name="gateway-epoch"),
+        ]
+
+    async def stop(self) -> None:
+        """Close what is still open with 1012; people are offline in ten seconds unless they come back."""
+        self.is_stopping = True
+        for connection in self.hub.connections():
+            connection.close(CloseCode.SERVICE_RESTART)
+        self._replayer.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._keeper.leave()
+
+    def add(self, connection: Connection) -> None:
+        """A socket was admitted."""
+        self.hub.add(connection)
+        if self._revocations.is_denied(connection.session_id):
+            # The session ended between the check of its token and now.
+            connection.close(CloseCode.NOT_SIGNED_IN)
+        elif self.is_stopping:
+            connection.close(CloseCode.SERVICE_RESTART)
+        else:
+            self._keeper.arrive(connection.user_id, connection.id)
+
+    def remove(self, connection: Connection) -> None:
+        """It has closed."""
+        self._fanout.forget(connection)
+        self._keeper.depart(connection.user_id, connection.id)
+
+    def _on_revoked(self, session_ids: Sequence[SessionId]) -> None:
+        for session_id in session_ids:
+            for connection in list(self.hub.of_session(session_id)):
+                connection.close(CloseCode.NOT_SIGNED_IN)
+
+    def _on_signal(self, payload: bytes) -> None:
+        signal = parse_signal(payload)
+        frame = OutFrame(signal.frame)
+        if signal.users or signal.scope is None:
+            receivers = [
+                connection
+                for user_id in signal.users
+                for connection in self.hub.of_user(user_id)
+                if connection.chat_id is None
+                or (signal.scope is not None and connection.chat_id == signal.scope.id)
+            ]
+        else:
+            followers = self.hub.followers(signal.scope)
+            receivers = [it for it, after in followers.items() if after != SILENT]
+        for connection in receivers:
+            if (
+                connection.is_ready
+                and connection.session_id != signal.except_session
+                and connection.user_id != signal.except_user
+            ):
+                connection.send_signal(frame)
+
+    async def _sweep_forever(self) -> None:
+        """Tokens that ran out, clients that say nothing."""
+        loop = asyncio.get_running_loop()
+        idle_seconds = self.services.settings.websocket.idle_seconds
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            now = loop.time()
+            for connection in self.hub.connections():
+                if connection.expires_at <= now:
+                    connection.close(CloseCode.NOT_SIGNED_IN)
+                elif connection.last_frame_at + idle_seconds <= now:
+                    connection.close(CloseCode.IDLE)
+
+    async def _watch_epoch(self) -> None:
+        """A new epoch voids what clients hold: they reconnect and read again."""
+        while True:
+            await asyncio.sleep(_EPOCH_SECONDS)
+            try:
+                epoch = await self.services.db.read(load_epoch)
+            except Problem:
+                continue
+            if epoch != self.greeter.epoch:
+                self.greeter.epoch = self.resumer.epoch = epoch
+                for connection in self.hub.connections():
+                    connection.close(CloseCode.SERVICE_RESTART)

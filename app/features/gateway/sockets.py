@@ -1,0 +1,301 @@
+"""The life of one socket: frames in, acks and errors out, in bounded work.
+
+Frames of one socket are handled one after the other, in order; `ping` and `auth` overtake. A
+client that sends faster than it is served waits at its own TCP connection, and one that sends
+faster than the cap is closed with 4429.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from typing import Any, cast
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.features.gateway.connect import Admission, admit, is_origin_allowed
+from app.features.gateway.errors import ForeignToken, OtherChat
+from app.features.gateway.runtime import Gateway
+from app.features.gateway.schemas import AuthFrame, PingFrame, ResumeFrame
+from app.features.sessions.authenticate import authenticate_socket
+from app.infra.logging.context import current_log_context
+from app.kernel.problems import Invalid, Kind, Problem
+from app.transport.http.problems import INTERNAL_ERROR_CODE, field_errors
+from app.transport.http.strict_json import JsonValue
+from app.transport.websocket.close_codes import CloseCode
+from app.transport.websocket.connection import Connection
+from app.transport.websocket.frames import (
+    FrameContext,
+    IncomingFrame,
+    MalformedFrame,
+    RequestId,
+    UnknownFrame,
+    is_too_large,
+    parse_frame,
+    render_error,
+)
+from app.transport.websocket.outgoing import render_frame
+
+_MAX_WAITING_FRAMES = 32
+_BURST = 6
+
+_log = logging.getLogger(__name__)
+
+
+def socket_endpoint(*, of_chat: bool) -> ASGIApp:
+    """The ASGI application behind a WebSocket route, without the cost of a framework per socket."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        gateway = cast("Gateway", scope["app"].state.gateway)
+        parameters = cast("dict[str, str]", scope["path_params"])
+        chat_text = parameters["chat_id"] if of_chat else None
+        await receive()
+        headers = cast("list[tuple[bytes, bytes]]", scope["headers"])
+        if not is_origin_allowed(
+            _header(headers, b"origin"),
+            _header(headers, b"host"),
+            gateway.services.settings.websocket.allowed_origins,
+        ):
+            await send({"type": "websocket.close", "code": int(CloseCode.NOT_ALLOWED)})
+            return
+        answer = await admit(
+            gateway.services, gateway.hub, token=parameters["token"], chat_text=chat_text
+        )
+        if gateway.is_stopping:
+            answer = CloseCode.SERVICE_RESTART
+        await send({"type": "websocket.accept"})
+        if isinstance(answer, Admission):
+            await Socket(gateway, answer, scope, receive, send).live()
+        else:
+            await send({"type": "websocket.close", "code": int(answer)})
+
+    return _Endpoint(serve)
+
+
+class _Endpoint:
+    """Starlette takes a function for one that wants its WebSocket object."""
+
+    def __init__(self, serve: ASGIApp) -> None:
+        self._serve = serve
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._serve(scope, receive, send)
+
+
+class Socket:
+    """An admitted socket."""
+
+    __slots__ = (
+        "_allowance",
+        "_allowed_at",
+        "_gateway",
+        "_inbox",
+        "_opening",
+        "_worker",
+        "connection",
+    )
+
+    def __init__(
+        self, gateway: Gateway, admission: Admission, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        session = admission.session
+        left = (session.expires_at - gateway.services.clock.now()).total_seconds()
+        self._gateway = gateway
+        self._inbox: deque[IncomingFrame] | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._allowed_at = loop.time()
+        self._allowance = float(gateway.services.settings.websocket.frames_per_second * _BURST)
+        self.connection = Connection(
+            scope,
+            receive,
+            send,
+            user_id=session.user_id,
+            session_id=session.session_id,
+            chat_id=admission.chat_id,
+            queue_bytes=gateway.services.settings.websocket.queue_bytes,
+            expires_at=loop.time() + left,
+        )
+
+    async def live(self) -> None:
+        """Until either end closes."""
+        connection = self.connection
+        self._gateway.add(connection)
+        try:
+            self._opening = asyncio.create_task(self._open())
+            await self._receive_frames()
+        except asyncio.CancelledError:
+            if not connection.has_given_up:
+                raise
+        finally:
+            connection.mark_lost()
+            self._gateway.remove(connection)
+            if self._opening is not None:
+                self._opening.cancel()
+
+    async def _open(self) -> None:
+        try:
+            await self._gateway.greeter.greet(self.connection)
+            # Nothing but the connection is kept of the opening of an idle socket.
+            self._opening = None
+        except Problem:
+            self.connection.close(CloseCode.SERVICE_RESTART)
+        except Exception:  # noqa: BLE001 - an edge: nobody awaits this task
+            _log.exception("socket_failed")
+            self.connection.close(CloseCode.SERVICE_RESTART)
+
+    async def _receive_frames(self) -> None:
+        while True:
+            message = await self.connection.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            if self.connection.close_code is None:
+                await self._take(message.get("text"))
+
+    async def _take(self, text: str | None) -> None:
+        if text is None:
+            self.connection.close(CloseCode.MALFORMED, "frames are text")
+        elif is_too_large(text):
+            self.connection.close(CloseCode.TOO_LARGE)
+        elif not self._is_allowed():
+            self.connection.close(CloseCode.TOO_MANY)
+        else:
+            try:
+                frame = parse_frame(text)
+            except MalformedFrame:
+                self.connection.close(CloseCode.MALFORMED)
+                return
+            await self._dispatch(frame)
+
+    def _is_allowed(self) -> bool:
+        """A token bucket: the long-run rate, and a burst."""
+        rate = self._gateway.services.settings.websocket.frames_per_second
+        now = asyncio.get_running_loop().time()
+        self._allowance = min(rate * _BURST, self._allowance + (now - self._allowed_at) * rate) - 1
+        self._allowed_at = now
+        self.connection.last_frame_at = now
+        return self._allowance >= 0
+
+    async def _dispatch(self, frame: IncomingFrame) -> None:
+        if frame.type in {"ping", "auth"}:
+            await self._handle(frame)
+            return
+        if self._inbox is None:
+            self._inbox = deque()
+        self._inbox.append(frame)
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        if len(self._inbox) >= _MAX_WAITING_FRAMES:
+            await asyncio.wait([self._worker])
+
+    async def _work(self) -> None:
+        """Handle what waits; a handler that has begun ends its work also when the socket has gone."""
+        try:
+            if self._opening is not None:
+                await asyncio.wait([self._opening])
+            while self._inbox and self.connection.close_code is None:
+                await self._handle(self._inbox.popleft())
+        finally:
+            self._worker = None
+            self._inbox = None
+
+    async def _handle(self, frame: IncomingFrame) -> None:
+        try:
+            await self._answer(frame)
+        except Problem as problem:
+            self.connection.send(render_error(problem, frame.request_id))
+        except Exception:  # noqa: BLE001 - an edge: a bug closes no socket, the log holds the trace
+            _log.exception("frame_failed", extra={"frame": frame.type})
+            self.connection.send(_render_failure(frame.request_id))
+
+    async def _answer(self, frame: IncomingFrame) -> None:
+        match frame.type:
+            case "ping":
+                _parse(PingFrame, frame.data)
+                self.connection.send(render_frame("pong", {}, request_id=frame.request_id))
+            case "auth":
+                expires_in = await self._extend(_parse(AuthFrame, frame.data))
+                self._acknowledge(frame, {"expires_in": expires_in})
+            case "resume":
+                await self._resume(frame, _parse(ResumeFrame, frame.data))
+            case _:
+                await self._call_slice(frame)
+
+    async def _call_slice(self, frame: IncomingFrame) -> None:
+        kind = self._gateway.frames.get(frame.type)
+        if kind is None:
+            raise UnknownFrame
+        connection = self.connection
+        data = _parse(kind.model, frame.data)
+        chat_id = getattr(data, "chat_id", connection.chat_id)
+        if connection.chat_id is not None and chat_id != connection.chat_id:
+            raise OtherChat
+        context = FrameContext(
+            self._gateway.services,
+            connection.user_id,
+            connection.session_id,
+            connection.chat_id,
+            connection,
+        )
+        result = await kind.handle(context, data)
+        if result is not None or frame.request_id is not None:
+            self._acknowledge(frame, result or {})
+
+    def _acknowledge(self, frame: IncomingFrame, data: "dict[str, Any] | bytes") -> None:
+        """`bytes` are JSON that was rendered before."""
+        content = orjson.Fragment(data) if isinstance(data, bytes) else data
+        self.connection.send(
+            render_frame("ack", cast("dict[str, object]", content), request_id=frame.request_id)
+        )
+
+    async def _extend(self, data: AuthFrame) -> int:
+        """The socket lives on as long as this token."""
+        gateway, connection = self._gateway, self.connection
+        session = await authenticate_socket(
+            gateway.services, data.token, chat_id=connection.chat_id
+        )
+        if (session.user_id, session.session_id) != (connection.user_id, connection.session_id):
+            raise ForeignToken
+        left = (session.expires_at - gateway.services.clock.now()).total_seconds()
+        connection.expires_at = asyncio.get_running_loop().time() + left
+        return int(left)
+
+    async def _resume(self, frame: IncomingFrame, data: ResumeFrame) -> None:
+        try:
+            await self._gateway.resumer.resume(
+                self.connection, epoch=data.epoch, state=data.state, request_id=frame.request_id
+            )
+        except Problem as problem:
+            if problem.kind is not Kind.UNAVAILABLE:
+                raise
+            self.connection.close(CloseCode.SERVICE_RESTART)
+
+
+def _parse(model: type[BaseModel], data: dict[str, JsonValue]) -> Any:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        raise Invalid(errors=field_errors(cast("list[dict[str, object]]", faults))) from None
+
+
+def _render_failure(request_id: RequestId | None) -> Any:
+    context = current_log_context()
+    document: dict[str, object] = {
+        "type": f"/problems/{INTERNAL_ERROR_CODE}",
+        "title": "Internal server error",
+        "status": 500,
+        "detail": "Something went wrong on our side",
+        "code": INTERNAL_ERROR_CODE,
+        "request_id": context.request_id if context else "",
+    }
+    return render_frame("error", request_id=request_id, error=document)
+
+
+def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> str | None:
+    for key, value in headers:
+        if key == name:
+            return value.decode("latin-1")
+    return None
