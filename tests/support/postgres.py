@@ -38,7 +38,7 @@ class Postgres:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.version: str = asyncio.run(self._ask("SHOW server_version"))
+        self.version: str = asyncio.run(self._wait_for_version())
 
     def create_database(self) -> str:
         """A fresh, empty database; answers its URL."""
@@ -49,6 +49,15 @@ class Postgres:
     def drop_database(self, url: str) -> None:
         name = urlsplit(url).path.removeprefix("/")
         asyncio.run(self._ask(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+
+    async def _wait_for_version(self) -> str:
+        """The port opens before the server has started."""
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    return await self._ask("SHOW server_version")
+                except asyncpg.CannotConnectNowError:
+                    await asyncio.sleep(0.05)
 
     async def _ask(self, statement: str) -> str:
         connection = await asyncpg.connect(self.url)
