@@ -21,9 +21,6 @@ class InviteNotFound(NotFound):
 class ChatForbidden(Forbidden):
     """A member asks for more than their role gives; also whoever is banned and asks to join."""
 
-    code = "not_allowed"
-    title = "This is not allowed in this chat"
-
 
 class OwnerMustTransfer(Conflict):
     code = "owner_must_transfer"
