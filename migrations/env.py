@@ -1,13 +1,16 @@
 """Runs migrations on the database of the settings; starts that coincide wait for each other."""
 
 import asyncio
+from typing import Literal
 
-import app.catalog  # noqa: F401 - every table registers itself on import
 from alembic import context
+from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+import app.catalog  # noqa: F401 - every table registers itself on import
+from app.infra.database.columns import Json, Timestamp
 from app.infra.database.engines import sqlite_engine
 from app.infra.database.tables import METADATA
 from app.settings import Settings, load_settings
@@ -15,11 +18,21 @@ from app.settings import Settings, load_settings
 _LOCK = 7_217_001
 
 
+def _render_item(kind: str, item: object, _context: AutogenContext) -> str | Literal[False]:
+    """A migration stands for ever, so it names plain types and none of our classes."""
+    if kind == "type" and isinstance(item, Timestamp):
+        return "sa.BigInteger()"
+    if kind == "type" and isinstance(item, Json):
+        return "sa.Text()"
+    return False
+
+
 def _migrate(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=METADATA,
         render_as_batch=connection.dialect.name == "sqlite",
+        render_item=_render_item,
         compare_type=True,
     )
     with context.begin_transaction():
