@@ -12,18 +12,23 @@ from app.infra.redis_client import make_redis
 from app.kernel.ids import UserId
 
 T = TypeVar("T")
+_ENDS = "messenger:presence-ends"
 # After a failure Redis is left alone this long, so that not every caller waits for its timeout.
 _REST_SECONDS = 1.0
 
-# All three judge by Redis's own clock, in milliseconds.
+# All judge by Redis's own clock, in milliseconds.
 _NOW = "local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000);"
+# The last key holds, for each person, when the last connection expires: who is due is taken from it.
 _ADD = (
     _NOW
     + """
 for i = 2, #ARGV do
-  redis.call('ZREMRANGEBYSCORE', KEYS[i - 1], '-inf', now)
-  redis.call('ZADD', KEYS[i - 1], now + ARGV[1], ARGV[i])
-  redis.call('PEXPIRE', KEYS[i - 1], ARGV[1] * 2)
+  local key = KEYS[i - 1]
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  redis.call('ZADD', key, now + ARGV[1], ARGV[i])
+  local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]
+  redis.call('PEXPIRE', key, (last - now) * 2)
+  redis.call('ZADD', KEYS[#KEYS], last, string.match(key, '%d+$'))
 end
 return redis.call('ZCARD', KEYS[1])
 """
@@ -33,7 +38,17 @@ _REMOVE = (
     + """
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-return redis.call('ZCARD', KEYS[1])
+local count = redis.call('ZCARD', KEYS[1])
+if count == 0 then redis.call('ZREM', KEYS[2], string.match(KEYS[1], '%d+$')) end
+return count
+"""
+)
+_TAKE_EXPIRED = (
+    _NOW
+    + """
+local people = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 1000)
+for _, person in ipairs(people) do redis.call('ZREM', KEYS[1], person) end
+return people
 """
 )
 _ONLINE = (
@@ -59,21 +74,23 @@ class RedisPresence:
     async def add(self, user_id: UserId, connection_id: str, ttl_seconds: float) -> int:
         own = await self._own.add(user_id, connection_id, ttl_seconds)
         arguments = [str(int(ttl_seconds * 1000)), connection_id]
-        count = await self._try(self._client.eval(_ADD, 1, _key(user_id), *arguments), own)
+        count = await self._try(self._client.eval(_ADD, 2, _key(user_id), _ENDS, *arguments), own)
         return max(own, count)
 
     async def refresh(self, connections: Sequence[tuple[UserId, str]], ttl_seconds: float) -> None:
         await self._own.refresh(connections, ttl_seconds)
         if not connections:
             return
-        keys = [_key(user_id) for user_id, _ in connections]
+        keys = [*(_key(user_id) for user_id, _ in connections), _ENDS]
         ids = [connection_id for _, connection_id in connections]
         milliseconds = str(int(ttl_seconds * 1000))
         await self._try(self._client.eval(_ADD, len(keys), *keys, milliseconds, *ids), 0)
 
     async def remove(self, user_id: UserId, connection_id: str) -> int:
         own = await self._own.remove(user_id, connection_id)
-        return await self._try(self._client.eval(_REMOVE, 1, _key(user_id), connection_id), own)
+        return await self._try(
+            self._client.eval(_REMOVE, 2, _key(user_id), _ENDS, connection_id), own
+        )
 
     async def online(self, user_ids: Sequence[UserId]) -> set[UserId]:
         own = await self._own.online(user_ids)
@@ -87,6 +104,11 @@ class RedisPresence:
             if count
         }
         return own | shared
+
+    async def take_expired(self) -> list[UserId]:
+        own = await self._own.take_expired()
+        people = await self._try(self._client.eval(_TAKE_EXPIRED, 1, _ENDS), own)
+        return [UserId(int(person)) for person in people]
 
     async def close(self) -> None:
         await self._client.aclose()
