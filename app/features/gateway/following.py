@@ -97,7 +97,10 @@ class Follower:
 
     def _begin(self, update: Announcement, connections: Iterable[Connection]) -> None:
         chat = _chat_of(update)
-        chat_id, seq = ChatId(chat["id"]), cast("int", chat.get("seq", 0))
+        if "seq" not in chat:
+            # It is no more: its tombstone.
+            return
+        chat_id, seq = ChatId(chat["id"]), cast("int", chat["seq"])
         for connection in connections:
             if connection.chat_id is None:
                 self._fanout.watch(chat_scope(chat_id))

@@ -228,7 +228,7 @@ class Socket:
         if kind is None:
             raise UnknownFrame
         connection = self.connection
-        data = _parse(kind.model, frame.data)
+        data = _parse(cast("type[BaseModel]", kind.model), frame.data)  # pyright: ignore[reportUnknownMemberType]
         chat_id = getattr(data, "chat_id", connection.chat_id)
         if connection.chat_id is not None and chat_id != connection.chat_id:
             raise OtherChat
@@ -240,7 +240,7 @@ class Socket:
             connection,
         )
         result = await kind.handle(context, data)
-        if result is not None or frame.request_id is not None:
+        if result or frame.request_id is not None:
             self._acknowledge(frame, result or {})
 
     def _acknowledge(self, frame: IncomingFrame, data: "dict[str, Any] | bytes") -> None:
