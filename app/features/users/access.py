@@ -1,7 +1,6 @@
 """What higher slices ask about people: do they exist, do they block each other, may one add or call another."""
 
 from collections.abc import Collection
-from typing import NamedTuple
 
 from sqlalchemy import select
 
@@ -13,13 +12,6 @@ from app.infra.database.tx import Tx
 from app.kernel.ids import UserId
 
 _IDS_A_STATEMENT = 10_000
-
-
-class Blocks(NamedTuple):
-    """Among some people: who has blocked the viewer, and whom the viewer has blocked."""
-
-    by_them: frozenset[UserId]
-    by_me: frozenset[UserId]
 
 
 async def require_user(tx: Tx, user_id: UserId) -> None:
@@ -42,15 +34,6 @@ async def is_blocked(tx: Tx, by: UserId, whom: UserId) -> bool:
     """Whether `by` has blocked `whom`."""
     statement = select(BlockRow.user_id).where(BlockRow.owner_id == by, BlockRow.user_id == whom)
     return await tx.scalar(statement) is not None
-
-
-async def find_blocks(tx: Tx, user_id: UserId, others: Collection[UserId]) -> Blocks:
-    """The blocks between a user and others, in both directions."""
-    relations = await load_relations(tx, user_id, others)
-    return Blocks(
-        by_them=frozenset(other for other, it in relations.items() if it.is_blocked_by_them),
-        by_me=frozenset(other for other, it in relations.items() if it.is_blocked_by_me),
-    )
 
 
 async def may_add_to_groups(tx: Tx, adder: UserId, user_ids: Collection[UserId]) -> set[UserId]:
