@@ -11,4 +11,4 @@ class LoggedEvents:
     """Writes each event as one structured line."""
 
     def record(self, event: SecurityEvent) -> None:
-        log.warning(event.name, user_id=event.user_id, session_id=event.session_id, **event.details)
+        log.info(event.name, user_id=event.user_id, session_id=event.session_id, **event.details)
