@@ -1,6 +1,7 @@
 """What chats add to the server."""
 
 from app.features.chats.acquaintances import ChatAcquaintances
+from app.features.chats.door import MembersDoor
 from app.features.chats.routes import invites_router, router
 from app.features.chats.updates import (
     fill_chat_deleted,
@@ -9,6 +10,7 @@ from app.features.chats.updates import (
     fill_members_changed,
     fill_own_members_changed,
 )
+from app.features.sessions.rules import ChatDoor
 from app.features.users.rules import AcquaintanceRule
 from app.kernel.scopes import ScopeKind
 from app.transport.feature import Feature, Rule, UpdateKind
@@ -23,5 +25,5 @@ FEATURE = Feature(
         UpdateKind("members_changed", ScopeKind.USER, fill_own_members_changed),
         UpdateKind("chat_removed", ScopeKind.USER, fill_chat_removed),
     ),
-    rules=(Rule(AcquaintanceRule, ChatAcquaintances()),),
+    rules=(Rule(AcquaintanceRule, ChatAcquaintances()), Rule(ChatDoor, MembersDoor())),
 )

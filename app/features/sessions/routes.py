@@ -10,6 +10,7 @@ from app.features.sessions.list import list_sessions
 from app.features.sessions.open import SessionTokens
 from app.features.sessions.refresh import refresh_session
 from app.features.sessions.revocations import RevocationList
+from app.features.sessions.rules import ChatDoor
 from app.features.sessions.schemas import (
     RefreshToken,
     SessionList,
@@ -110,7 +111,7 @@ async def delete_other_sessions(services: ServicesDep, session: CurrentSessionDe
     "/ws-ticket",
     status_code=201,
     response_model=Ticket,
-    responses=problem_responses(401, 429),
+    responses=problem_responses(401, 404, 429),
 )
 async def post_ticket(
     services: ServicesDep, session: CurrentSessionDep, body: TicketRequest | None = None
@@ -120,6 +121,7 @@ async def post_ticket(
     """
     ticket = await create_ticket(
         services.db,
+        services.rules.all(ChatDoor),
         session_id=session.session_id,
         chat_id=body.chat_id if body else None,
     )

@@ -1,5 +1,6 @@
 """Tickets: single-use keys to a socket, so that no access token need stand in a URL."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -7,6 +8,7 @@ from sqlalchemy import delete, func, insert, select
 
 from app.features.sessions.errors import TokenRefused, TooManyTickets
 from app.features.sessions.models import SessionRow, TicketRow
+from app.features.sessions.rules import ChatDoor
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.infra.tokens.opaque import Purpose, hash_token, new_token
@@ -26,20 +28,30 @@ class UsedTicket:
     session_expires_at: datetime
 
 
-async def create_ticket(db: Database, *, session_id: SessionId, chat_id: ChatId | None) -> str:
-    """A ticket for `/ws/`, or for the socket of one chat, whose membership is checked when it is
-    used.
+async def create_ticket(
+    db: Database,
+    doors: Sequence[ChatDoor],
+    *,
+    session_id: SessionId,
+    chat_id: ChatId | None,
+) -> str:
+    """A ticket for `/ws/`, or for the socket of one chat; membership counts again at its use.
 
     Raises:
         TokenRefused: the session has just ended.
+        NotFound: the chat is none of the user's.
         TooManyTickets: too many of this session's are unused.
     """
     ticket = new_token(Purpose.TICKET)
 
     async def work(tx: Tx) -> None:
         await tx.lock_names([f"session:{session_id}"])
-        if await find_live_user(tx, session_id) is None:
+        session = await find_live_user(tx, session_id)
+        if session is None:
             raise TokenRefused
+        if chat_id is not None:
+            for door in doors:
+                await door.require_entry(tx, user_id=session[0], chat_id=chat_id)
         await tx.execute(
             delete(TicketRow).where(
                 TicketRow.session_id == session_id, TicketRow.expires_at <= tx.now

@@ -176,7 +176,7 @@ async def test_the_successor_is_not_stored_in_the_clear(world: World) -> None:
 async def test_an_ended_session_is_over_for_good(world: World) -> None:
     user_id = await world.new_user()
     opened = await world.open(user_id)
-    ticket = await create_ticket(world.db, session_id=opened.session_id, chat_id=None)
+    ticket = await create_ticket(world.db, [], session_id=opened.session_id, chat_id=None)
     heard: list[SessionId] = []
     world.revocations.add_listener(heard.extend)
     ending = {"events": world.events, "user_id": user_id, "session_id": opened.session_id}
@@ -186,7 +186,7 @@ async def test_an_ended_session_is_over_for_good(world: World) -> None:
         await world.refresh(opened.refresh_token)
     assert await use_ticket(world.db, ticket) is None
     with pytest.raises(TokenRefused):
-        await create_ticket(world.db, session_id=opened.session_id, chat_id=None)
+        await create_ticket(world.db, [], session_id=opened.session_id, chat_id=None)
     with pytest.raises(SessionNotFound):
         await end_session(world.db, world.revocations, **ending)
 
@@ -289,7 +289,7 @@ async def test_a_walk_through_my_devices_sees_each_once(world: World) -> None:
 async def test_a_ticket_is_used_once(world: World) -> None:
     user_id = await world.new_user()
     opened = await world.open(user_id)
-    ticket = await create_ticket(world.db, session_id=opened.session_id, chat_id=ChatId(7))
+    ticket = await create_ticket(world.db, [], session_id=opened.session_id, chat_id=ChatId(7))
     uses = await asyncio.gather(*(use_ticket(world.db, ticket) for _ in range(20)))
     (used,) = [use for use in uses if use is not None]
     assert (used.user_id, used.session_id, used.chat_id) == (user_id, opened.session_id, 7)
@@ -297,7 +297,7 @@ async def test_a_ticket_is_used_once(world: World) -> None:
 
 async def test_a_ticket_lives_30_seconds(world: World) -> None:
     opened = await world.open(await world.new_user())
-    ticket = await create_ticket(world.db, session_id=opened.session_id, chat_id=None)
+    ticket = await create_ticket(world.db, [], session_id=opened.session_id, chat_id=None)
     world.clock.advance(seconds=30)
     assert await use_ticket(world.db, ticket) is None
 
@@ -306,7 +306,7 @@ async def test_unused_tickets_are_capped(world: World) -> None:
     opened = await world.open(await world.new_user())
     outcomes = await asyncio.gather(
         *(
-            create_ticket(world.db, session_id=opened.session_id, chat_id=None)
+            create_ticket(world.db, [], session_id=opened.session_id, chat_id=None)
             for _ in range(MAX_UNUSED_TICKETS + 5)
         ),
         return_exceptions=True,
@@ -315,7 +315,7 @@ async def test_unused_tickets_are_capped(world: World) -> None:
     assert len(refused) == 5
     assert refused[0].retry_after in {30, 31}
     world.clock.advance(seconds=30)
-    await create_ticket(world.db, session_id=opened.session_id, chat_id=None)
+    await create_ticket(world.db, [], session_id=opened.session_id, chat_id=None)
 
 
 async def test_workers_learn_from_the_table_without_a_bus(world: World) -> None:
@@ -379,7 +379,7 @@ async def test_what_is_over_is_forgotten(world: World) -> None:
     for _ in range(3):
         opened = await world.open(user_id)
         await world.refresh(opened.refresh_token)
-        await create_ticket(world.db, session_id=opened.session_id, chat_id=None)
+        await create_ticket(world.db, [], session_id=opened.session_id, chat_id=None)
     token = kept.refresh_token
     for _ in range(3):
         world.clock.advance(days=15)
