@@ -15,6 +15,7 @@ from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.infra.database.upsert import insert_ignore
 from app.kernel.ids import UserId
+from app.kernel.problems import FieldError
 from app.kernel.scopes import user_scope
 
 MAX_BLOCKED = 10_000
@@ -37,7 +38,7 @@ async def block_user(
         user_not_found, cannot_block_yourself, too_many_blocked
     """
     if blocker == user_id:
-        raise CannotBlockYourself
+        raise CannotBlockYourself(errors=[FieldError("user_id", "is your own")])
 
     async def work(tx: Tx) -> Blocked:
         log = await lock_scopes(tx, [user_scope(blocker)])

@@ -195,7 +195,9 @@ async def read_blocked(
     return ok({"items": items, "next_cursor": next_cursor})
 
 
-@router.put("/blocked/{user_id}", response_model=BlockedUser, responses=problem_responses(401, 404))
+@router.put(
+    "/blocked/{user_id}", response_model=BlockedUser, responses=problem_responses(401, 404, 409)
+)
 async def put_blocked(
     services: ServicesDep, session: CurrentSessionDep, user_id: UserIdPath
 ) -> Response:
