@@ -4,6 +4,7 @@ from app.features.auth.feature import FEATURE as AUTH
 from app.features.calls.feature import FEATURE as CALLS
 from app.features.chats.feature import FEATURE as CHATS
 from app.features.gateway.feature import FEATURE as GATEWAY
+from app.features.inbox.feature import FEATURE as INBOX
 from app.features.messages.feature import FEATURE as MESSAGES
 from app.features.presence.feature import FEATURE as PRESENCE
 from app.features.sessions.feature import FEATURE as SESSIONS
@@ -13,6 +14,7 @@ from app.transport.feature import Feature
 FEATURES: tuple[Feature, ...] = (
     GATEWAY,
     CALLS,
+    INBOX,
     MESSAGES,
     CHATS,
     AUTH,
