@@ -15,6 +15,8 @@ T = TypeVar("T")
 _ENDS = "messenger:presence-ends"
 # After a failure Redis is left alone this long, so that not every caller waits for its timeout.
 _REST_SECONDS = 1.0
+# A script holds up everyone else: so many people at once and no more.
+_MAX_CALL = 500
 
 # All judge by Redis's own clock, in milliseconds.
 _NOW = "local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000);"
@@ -79,8 +81,10 @@ class RedisPresence:
 
     async def refresh(self, connections: Sequence[tuple[UserId, str]], ttl_seconds: float) -> None:
         await self._own.refresh(connections, ttl_seconds)
-        if not connections:
-            return
+        for start in range(0, len(connections), _MAX_CALL):
+            await self._refresh(connections[start : start + _MAX_CALL], ttl_seconds)
+
+    async def _refresh(self, connections: Sequence[tuple[UserId, str]], ttl_seconds: float) -> None:
         keys = [*(_key(user_id) for user_id, _ in connections), _ENDS]
         ids = [connection_id for _, connection_id in connections]
         milliseconds = str(int(ttl_seconds * 1000))
@@ -93,17 +97,19 @@ class RedisPresence:
         )
 
     async def online(self, user_ids: Sequence[UserId]) -> set[UserId]:
-        own = await self._own.online(user_ids)
-        if not user_ids:
-            return own
+        found = await self._own.online(user_ids)
+        for start in range(0, len(user_ids), _MAX_CALL):
+            found |= await self._online(user_ids[start : start + _MAX_CALL])
+        return found
+
+    async def _online(self, user_ids: Sequence[UserId]) -> set[UserId]:
         keys = [_key(user_id) for user_id in user_ids]
         counts = await self._try(self._client.eval(_ONLINE, len(keys), *keys), [0] * len(keys))
-        shared = {
+        return {
             user_id
             for user_id, count in zip(user_ids, cast("list[int]", counts), strict=True)
             if count
         }
-        return own | shared
 
     async def take_expired(self) -> list[UserId]:
         own = await self._own.take_expired()
