@@ -6,6 +6,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from tests.support import missing
 from tests.support.ports import free_port
 
 IMAGE_USER = 10001
+# After a graceful stop uvicorn lets the signal end the process, as a supervisor expects.
+CLEAN_ENDS = (0, -signal.SIGTERM)
 _START_SECONDS = 40
 _STOP_SECONDS = 15
 
@@ -32,12 +35,11 @@ def values_of(name: str) -> list[str]:
 
 def test_hadolint_finds_nothing() -> None:
     done = subprocess.run(
-        ["hadolint", "Dockerfile"],
+        [Path(sys.executable).with_name("hadolint"), "Dockerfile"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
-        env={"PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -162,7 +164,7 @@ def test_the_built_image_serves_keeps_its_data_and_stops_on_sigterm(image: Stage
             trust_env=False,
         )
         assert sent.status_code == httpx.codes.OK, sent.text
-        assert container.stop() == 0
+        assert container.stop() in CLEAN_ENDS
         assert not container.is_healthy()
     state = image.place(image.volumes[0])
     kept = {file.name: file for file in state.iterdir()}
@@ -172,7 +174,7 @@ def test_the_built_image_serves_keeps_its_data_and_stops_on_sigterm(image: Stage
     assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in secrets)
     before = {file.name: file.read_bytes() for file in secrets}
     with run(image) as container:
-        assert container.stop() == 0
+        assert container.stop() in CLEAN_ENDS
     assert before == {file.name: file.read_bytes() for file in secrets}
 
 
