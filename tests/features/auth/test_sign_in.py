@@ -10,8 +10,8 @@ from tests.support.rows import change_rows
 pytestmark = pytest.mark.anyio
 
 
-async def try_code(stranger: Person, verification_id: str, code: str, **expected: object) -> Json:
-    body = {"verification_id": verification_id, "code": code, "first_name": "Anna"}
+async def try_code(stranger: Person, verification_id: str, digits: str, **expected: object) -> Json:
+    body = {"verification_id": verification_id, "code": digits, "first_name": "Anna"}
     return await stranger.post("/auth/verify-code", body, **expected)
 
 
