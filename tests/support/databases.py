@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import text
+
 from app.infra.database.database import Database, open_database
 from app.infra.database.tables import METADATA
 from app.kernel.clock import SystemClock
@@ -45,3 +47,12 @@ async def open_empty_database(settings: Settings, clock: SetClock) -> Database:
     else:
         await asyncio.to_thread(METADATA.create_all, engine)
     return db
+
+
+async def empty_database(db: Database) -> None:
+    """Leave the tables of a shared database as they were made."""
+    if db.dialect == "postgresql":
+        tables = ", ".join(f'"{table.name}"' for table in METADATA.sorted_tables)
+        engine: Any = db.connections.engine
+        async with engine.begin() as connection:
+            await connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))

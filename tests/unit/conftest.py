@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from app.infra.database.database import Database
 from app.settings import Settings
-from tests.support.databases import SetClock, open_empty_database, settings_for
+from tests.support.databases import SetClock, empty_database, open_empty_database, settings_for
+from tests.support.postgres import Postgres
 
 
 @pytest.fixture
@@ -16,16 +16,20 @@ def clock() -> SetClock:
     return SetClock()
 
 
+@pytest.fixture(scope="session")
+def shared_postgres_url(postgres: Postgres) -> Iterator[str]:
+    """One database for all unit tests, emptied after each: making one takes longer than most tests."""
+    url = postgres.create_database()
+    yield url
+    postgres.drop_database(url)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, directory: Path) -> Iterator[Settings]:
+def settings(request: pytest.FixtureRequest, directory: Path) -> Settings:
     """Default settings that name an empty database."""
     if request.param == "sqlite":
-        yield settings_for(directory)
-        return
-    cluster: Any = request.getfixturevalue("postgres")
-    url = cluster.create_database()
-    yield settings_for(directory, url=url)
-    cluster.drop_database(url)
+        return settings_for(directory)
+    return settings_for(directory, url=str(request.getfixturevalue("shared_postgres_url")))
 
 
 @pytest.fixture
@@ -33,4 +37,5 @@ async def db(settings: Settings, clock: SetClock, anyio_backend: str) -> AsyncIt
     del anyio_backend
     database = await open_empty_database(settings, clock)
     yield database
+    await empty_database(database)
     await database.close()
