@@ -102,10 +102,10 @@ class Town:
             directory="open" if is_open else "known",
             lookups_per_day=per_day,
         )
-        profiles = await search_users(
+        found = await search_users(
             self.db, self.keyring, self.index, search=search, rules=[self.acquaintances]
         )
-        return [profile.id for profile in profiles]
+        return [profile.id for profile in found.profiles]
 
     async def see(self, viewer: UserId, user_id: UserId) -> Profile:
         return await get_profile(self.db, self.keyring, viewer=viewer, user_id=user_id)

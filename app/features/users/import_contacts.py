@@ -8,7 +8,7 @@ from app.features.updates.log import lock_scopes
 from app.features.users.address_book import NewName, load_saved, save_names, select_saved
 from app.features.users.contacts import Contact, attach_profiles
 from app.features.users.find_by_phone import find_by_phone, load_region
-from app.features.users.lookups import spend_lookups
+from app.features.users.lookups import Budget, spend_lookups
 from app.features.users.models import ContactRow
 from app.infra.cipher.blind_index import BlindIndex
 from app.infra.cipher.keyring import Keyring
@@ -37,6 +37,7 @@ class Imported:
 
     contacts: list[Contact]
     not_found_count: int
+    budget: Budget
 
 
 async def import_contacts(
@@ -68,7 +69,7 @@ async def import_contacts(
 
     async def work(tx: Tx) -> Imported:
         log = await lock_scopes(tx, [user_scope(owner)])
-        await spend_lookups(tx, owner, phone_indexes=names, per_day=lookups_per_day)
+        budget = await spend_lookups(tx, owner, phone_indexes=names, per_day=lookups_per_day)
         found = await find_by_phone(tx, viewer=owner, phone_indexes=names)
         wanted = {
             user_id: names[phone_index]
@@ -81,6 +82,7 @@ async def import_contacts(
         return Imported(
             contacts=await _load(tx, keyring, owner, wanted),
             not_found_count=sum(found.get(it or b"") in {None, owner} for it in indexes),
+            budget=budget,
         )
 
     return await db.write(work)

@@ -4,6 +4,7 @@ Without it anyone could walk through all numbers and learn who has an account (a
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from sqlalchemy import delete, func, insert, select
 
@@ -16,9 +17,26 @@ from app.kernel.ids import UserId
 _DAY_SECONDS = 86_400
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What an account may still look up before midnight."""
+
+    per_day: int
+    left: int
+    reset_seconds: int
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """`RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11)."""
+        return {
+            "RateLimit-Policy": f'"lookups";q={self.per_day};w={_DAY_SECONDS}',
+            "RateLimit": f'"lookups";r={self.left};t={self.reset_seconds}',
+        }
+
+
 async def spend_lookups(
     tx: Tx, user_id: UserId, *, phone_indexes: Collection[bytes], per_day: int
-) -> None:
+) -> Budget:
     """Count the numbers that are new to this account today; numbers of contacts are not news.
 
     Numbers count alike whether or not somebody has them. Days are UTC.
@@ -26,26 +44,25 @@ async def spend_lookups(
     Raises:
         lookups_exhausted: all of them together are too many; none was counted.
     """
-    if not phone_indexes:
-        return
     await tx.lock_names([f"lookups:{user_id}"])
-    second = to_milliseconds(tx.now) // 1000
-    day = second // _DAY_SECONDS
+    day, second = divmod(to_milliseconds(tx.now) // 1000, _DAY_SECONDS)
     await tx.execute(
         delete(PhoneLookupRow).where(PhoneLookupRow.user_id == user_id, PhoneLookupRow.day < day)
     )
     new = set(phone_indexes) - await _find_known(tx, user_id, day, phone_indexes)
-    if not new:
-        return
     spent = await tx.scalar(
         select(func.count())
         .select_from(PhoneLookupRow)
         .where(PhoneLookupRow.user_id == user_id, PhoneLookupRow.day == day)
     )
-    if (spent or 0) + len(new) > per_day:
-        raise LookupsExhausted(retry_after=(day + 1) * _DAY_SECONDS - second)
-    rows = [{"user_id": user_id, "day": day, "phone_index": value} for value in sorted(new)]
-    await tx.execute(insert(PhoneLookupRow), rows)
+    left = per_day - (spent or 0)
+    if len(new) > left:
+        refused = Budget(per_day=per_day, left=max(0, left), reset_seconds=_DAY_SECONDS - second)
+        raise LookupsExhausted(retry_after=refused.reset_seconds, headers=refused.headers)
+    if new:
+        rows = [{"user_id": user_id, "day": day, "phone_index": value} for value in sorted(new)]
+        await tx.execute(insert(PhoneLookupRow), rows)
+    return Budget(per_day=per_day, left=left - len(new), reset_seconds=_DAY_SECONDS - second)
 
 
 async def _find_known(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, cast
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from app.features.sessions.dependencies import CurrentSessionDep
 from app.features.users.block import Blocked, block_user
@@ -40,9 +40,9 @@ from app.transport.http.answers import no_content, ok
 from app.transport.http.dependencies import ServicesDep
 from app.transport.http.fields import DEFAULT_LIMIT, Cursor, Limit, UserIdPath
 from app.transport.http.problems import problem_responses
-from app.transport.http.routing import StrictRoute
+from app.transport.http.routing import SliceRouter
 
-router = APIRouter(prefix="/users", tags=["Users"], route_class=StrictRoute)
+router = SliceRouter(prefix="/users", tags=["Users"])
 
 _CONTACTS = "contacts"
 _BLOCKED = "blocked"
@@ -103,15 +103,18 @@ async def search(
         directory=people.user_directory,
         lookups_per_day=people.lookups_per_day,
     )
-    profiles = await search_users(
+    found = await search_users(
         services.db,
         services.keyring,
         services.index,
         search=wanted,
         rules=services.rules.all(AcquaintanceRule),
     )
-    items = await render_profiles(services.presence, profiles)
-    return ok({"items": items, "next_cursor": None})
+    items = await render_profiles(services.presence, found.profiles)
+    answer = ok({"items": items, "next_cursor": None})
+    if found.budget is not None:
+        answer.headers.update(found.budget.headers)
+    return answer
 
 
 @router.get("/contacts", response_model=ContactPage, responses=problem_responses(401))
@@ -160,7 +163,9 @@ async def post_contacts(
         lookups_per_day=services.settings.people.lookups_per_day,
     )
     items = await render_contacts(services.presence, imported.contacts)
-    return ok({"items": items, "not_found_count": imported.not_found_count})
+    answer = ok({"items": items, "not_found_count": imported.not_found_count})
+    answer.headers.update(imported.budget.headers)
+    return answer
 
 
 @router.delete("/contacts/{user_id}", status_code=204, responses=problem_responses(401, 404))

@@ -8,7 +8,7 @@ from typing import Literal
 from sqlalchemy import func, select, union
 
 from app.features.users.find_by_phone import find_by_phone, load_region
-from app.features.users.lookups import spend_lookups
+from app.features.users.lookups import Budget, spend_lookups
 from app.features.users.models import ContactRow, UsernameRow, UserNameTokenRow
 from app.features.users.names import query_tokens
 from app.features.users.rules import AcquaintanceRule
@@ -37,6 +37,14 @@ class Search:
     lookups_per_day: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """`budget` is there when a number was looked up."""
+
+    profiles: list[Profile]
+    budget: Budget | None
+
+
 async def search_users(
     db: Database,
     keyring: Keyring,
@@ -44,7 +52,7 @@ async def search_users(
     *,
     search: Search,
     rules: Sequence[AcquaintanceRule],
-) -> list[Profile]:
+) -> Found:
     """The phone's owner, then usernames in their order, then names; at most `MAX_RESULTS`.
 
     A number that is hidden answers as one that nobody has.
@@ -54,30 +62,36 @@ async def search_users(
     """
     asks_for_phone = is_dialable(search.query)
 
-    async def work(tx: Tx) -> list[Profile]:
+    async def work(tx: Tx) -> Found:
         ids: list[UserId] = []
+        budget: Budget | None = None
         if asks_for_phone:
-            ids += await _find_phone(tx, keyring, index, search)
+            ids, budget = await _find_phone(tx, keyring, index, search)
         ids += await _find_usernames(tx, search.query)
         ids += await _find_names(tx, index, search, rules)
         distinct = list(dict.fromkeys(ids))[: min(search.limit, MAX_RESULTS)]
         profiles = await load_profiles(tx, keyring, viewer=search.viewer, user_ids=distinct)
         found = [profiles[user_id] for user_id in distinct if user_id in profiles]
-        return [profile for profile in found if not profile.is_deleted]
+        living = [profile for profile in found if not profile.is_deleted]
+        return Found(profiles=living, budget=budget)
 
     # Looking up a number is counted, and counting writes.
     return await (db.write(work) if asks_for_phone else db.read(work))
 
 
-async def _find_phone(tx: Tx, keyring: Keyring, index: BlindIndex, search: Search) -> list[UserId]:
+async def _find_phone(
+    tx: Tx, keyring: Keyring, index: BlindIndex, search: Search
+) -> tuple[list[UserId], Budget | None]:
     region = await load_region(tx, keyring, user_id=search.viewer)
     phone = find_phone(search.query, region=region)
     if phone is None:
-        return []
+        return [], None
     indexes = [index.phone(phone)]
-    await spend_lookups(tx, search.viewer, phone_indexes=indexes, per_day=search.lookups_per_day)
+    budget = await spend_lookups(
+        tx, search.viewer, phone_indexes=indexes, per_day=search.lookups_per_day
+    )
     found = await find_by_phone(tx, viewer=search.viewer, phone_indexes=indexes)
-    return list(found.values())
+    return list(found.values()), budget
 
 
 async def _find_usernames(tx: Tx, query: str) -> list[UserId]:

@@ -1,5 +1,7 @@
 """Contacts: imported by number, capped, counted against enumeration."""
 
+import asyncio
+
 import pytest
 from sqlalchemy import insert, select
 
@@ -156,11 +158,13 @@ async def test_an_address_book_has_an_end(town: Town) -> None:
 async def test_a_day_has_so_many_new_numbers_by_import_and_search_together(town: Town) -> None:
     anna, bruno = await town.settle_many(2)
     numbers = [town.next_phone() for _ in range(6)]
-    await town.dial(anna, *numbers[:3], per_day=5)
+    imported = await town.dial(anna, *numbers[:3], per_day=5)
+    assert (imported.budget.per_day, imported.budget.left) == (5, 2)
     assert await town.find(anna, numbers[3], per_day=5) == []
     with pytest.raises(LookupsExhausted) as caught:
         await town.dial(anna, numbers[4], town.phones[bruno], per_day=5)
     assert 0 < (caught.value.retry_after or 0) <= 86_400
+    assert caught.value.headers["RateLimit"].startswith('"lookups";r=1;t=')
     assert await list_all(town, anna) == []  # nothing of it was imported
     assert await town.find(anna, numbers[4], per_day=5) == []
     with pytest.raises(LookupsExhausted):
@@ -190,3 +194,13 @@ async def test_the_budget_is_each_persons_own(town: Town) -> None:
     number = town.next_phone()
     await town.dial(anna, number, per_day=1)
     await town.dial(bruno, number, per_day=1)
+
+
+async def test_asking_in_parallel_does_not_stretch_the_budget(town: Town) -> None:
+    anna = await town.settle()
+    numbers = [town.next_phone() for _ in range(10)]
+    outcomes = await asyncio.gather(
+        *(town.find(anna, number, per_day=3) for number in numbers), return_exceptions=True
+    )
+    assert sum(outcome == [] for outcome in outcomes) == 3
+    assert sum(isinstance(outcome, LookupsExhausted) for outcome in outcomes) == 7
