@@ -167,6 +167,8 @@ def build_app(settings: Settings) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        # A redirect would be built from the caller's Host header.
+        redirect_slashes=False,
     )
     app.state.settings = settings
     # Without Redis the log is read instead, so readiness does not hang on it.
@@ -280,7 +282,3 @@ async def _check_database(app: FastAPI) -> None:
         await tx.execute(text("SELECT 1"))
 
     await db.read(work)
-
-
-async def _check_bus(app: FastAPI) -> None:
-    """Redis may be away: the log is read instead, so that readiness does not hang on it."""

@@ -1,6 +1,6 @@
 """HTTP of signing in."""
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from app.features.auth.codes import CodeHasher
 from app.features.auth.limits import limit_headers
@@ -13,9 +13,9 @@ from app.transport.http.answers import ok
 from app.transport.http.client_address import ClientAddressDep
 from app.transport.http.dependencies import ServicesDep
 from app.transport.http.problems import problem_responses
-from app.transport.http.routing import StrictRoute
+from app.transport.http.routing import SliceRouter
 
-router = APIRouter(prefix="/auth", tags=["Auth"], route_class=StrictRoute)
+router = SliceRouter(prefix="/auth", tags=["Auth"])
 
 
 @router.post(

@@ -15,9 +15,9 @@ from app.features.sessions.dependencies import CurrentSessionDep
 from app.transport.http.answers import JSON_MEDIA_TYPE
 from app.transport.http.dependencies import ServicesDep
 from app.transport.http.problems import problem_responses
-from app.transport.http.routing import StrictRoute
+from app.transport.http.routing import SliceRouter
 
-router = APIRouter(prefix="/updates", tags=["Updates"], route_class=StrictRoute)
+router = SliceRouter(prefix="/updates", tags=["Updates"])
 
 socket_router = APIRouter(
     routes=[

@@ -2,7 +2,7 @@
 
 from typing import Annotated, cast
 
-from fastapi import APIRouter, Body, Path, Query, Response
+from fastapi import Body, Path, Query, Response
 
 from app.features.chats.changes import Tools
 from app.features.chats.create import NewChat as NewSharedChat
@@ -31,10 +31,10 @@ from app.transport.http.answers import created, ok
 from app.transport.http.dependencies import ServicesDep
 from app.transport.http.fields import DEFAULT_LIMIT, ChatIdPath, Cursor, Limit, QueryFlag
 from app.transport.http.problems import problem_responses
-from app.transport.http.routing import StrictRoute
+from app.transport.http.routing import SliceRouter
 
-router = APIRouter(prefix="/chats", tags=["Chats"], route_class=StrictRoute)
-invites_router = APIRouter(prefix="/invites", tags=["Chats"], route_class=StrictRoute)
+router = SliceRouter(prefix="/chats", tags=["Chats"])
+invites_router = SliceRouter(prefix="/invites", tags=["Chats"])
 
 
 @router.get("/", response_model=ChatPage, responses=problem_responses(401))

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from app.features.messages.delete import delete_for_everyone, delete_for_me
 from app.features.messages.edit import edit_message
@@ -30,10 +30,10 @@ from app.transport.http.fields import (
     QueryFlag,
 )
 from app.transport.http.problems import problem_responses
-from app.transport.http.routing import StrictRoute
+from app.transport.http.routing import SliceRouter
 
-router = APIRouter(prefix="/messages", tags=["Messages"], route_class=StrictRoute)
-chats_router = APIRouter(prefix="/chats", tags=["Messages"], route_class=StrictRoute)
+router = SliceRouter(prefix="/messages", tags=["Messages"])
+chats_router = SliceRouter(prefix="/chats", tags=["Messages"])
 
 _REPEATED = {200: {"model": Message | DeletedMessage | MessageItems, "description": "A repeat."}}
 

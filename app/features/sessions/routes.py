@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from app.features.sessions.dependencies import CurrentSessionDep
 from app.features.sessions.end import end_other_sessions, end_session, log_out
@@ -23,9 +23,9 @@ from app.transport.http.answers import created, no_content, ok
 from app.transport.http.dependencies import ServicesDep
 from app.transport.http.fields import DEFAULT_LIMIT, Cursor, Limit, SessionIdPath
 from app.transport.http.problems import problem_responses
-from app.transport.http.routing import StrictRoute
+from app.transport.http.routing import SliceRouter
 
-router = APIRouter(prefix="/auth", tags=["Auth"], route_class=StrictRoute)
+router = SliceRouter(prefix="/auth", tags=["Auth"])
 
 
 @router.post("/refresh-token", response_model=TokenPair, responses=problem_responses(401))

@@ -28,3 +28,7 @@ class PresenceStore(Protocol):
     async def take_expired(self) -> list[UserId]:
         """People whose last connection expired (was not removed); each is told once, to one worker."""
         ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...
