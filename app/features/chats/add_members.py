@@ -29,13 +29,13 @@ async def add_members(
 ) -> Added:
     """Bring people in. Whoever cannot be added is left out; who is in already stays as they are.
 
-    Left out, all alike: who does not exist, has blocked the actor, does not let themselves be added, is
-    banned here, or is in too many chats.
+    Left out, all alike: who has blocked the actor, does not let themselves be added, is banned here, or is
+    in too many chats.
 
     Raises:
         chat_not_found, chat_full
         not_allowed: also if nobody of them can be added.
-        user_not_found: none of them exists.
+        user_not_found: one of them does not exist; nobody is added.
     """
 
     async def work(tx: Tx) -> Added:
@@ -45,12 +45,14 @@ async def add_members(
         asked = sorted(set(user_ids))
         known = await load_chat_memberships(tx, chat_id, asked)
         present = {user_id for user_id, membership in known.items() if membership.is_current}
-        outside = await find_existing(tx, set(asked) - present)
+        outside = set(asked) - present
+        if len(await find_existing(tx, outside)) < len(outside):
+            raise UserNotFound
         log = await lock_people(tx, actor.chat, outside)
         change = Change(tx=tx, log=log, tools=tools, actor_id=actor_id)
         coming = await choose_addable(tx, actor_id, outside, known=known)
         if not coming and not present:
-            raise ChatForbidden if outside else UserNotFound
+            raise ChatForbidden
         if actor.chat.members_count + len(coming) > tools.max_members:
             raise ChatFull
         if coming:

@@ -83,10 +83,11 @@ async def create_private_chat(
 async def create_chat(db: Database, tools: Tools, *, owner_id: UserId, new: NewChat) -> ChatId:
     """A group or channel with its first members.
 
-    As in Telegram, people who do not exist, have blocked the owner, do not let themselves be added or are
-    in too many chats are left out, all alike; the member list tells who is in.
+    As in Telegram, people who have blocked the owner, do not let themselves be added or are in too many
+    chats are left out, all alike; the member list tells who is in.
 
     Raises:
+        user_not_found: one of the members does not exist.
         name_invalid, text_invalid, username_invalid, username_taken, chat_invalid, chat_full, too_many_chats
     """
     clean_name(new.title, field="title", max_length=MAX_TITLE_LENGTH)
@@ -98,6 +99,9 @@ async def create_chat(db: Database, tools: Tools, *, owner_id: UserId, new: NewC
     )
 
     async def work(tx: Tx) -> ChatId:
+        asked = {user_id for user_id in new.member_ids if user_id != owner_id}
+        if len(await find_existing(tx, asked)) < len(asked):
+            raise UserNotFound
         chat = ChatFacts(
             id=await _reserve_id(tx),
             type=new.type,
@@ -113,7 +117,6 @@ async def create_chat(db: Database, tools: Tools, *, owner_id: UserId, new: NewC
         await _insert(tx, tools, chat, new)
         if name_key is not None and not await take_username(tx, name_key, chat.id):
             raise UsernameTaken
-        asked = {user_id for user_id in new.member_ids if user_id != owner_id}
         await create_scopes(tx, [chat_scope(chat.id)])
         people = [owner_id, *asked]
         log = await lock_scopes(tx, [chat_scope(chat.id), *map(user_scope, people)])

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 
 from app.features.chats.add_members import add_members
 from app.features.chats.change_member import NewRole, change_member
@@ -41,10 +41,10 @@ from app.transport.http.fields import (
     UserIdPath,
 )
 from app.transport.http.problems import problem_responses
-from app.transport.http.routing import StrictRoute
+from app.transport.http.routing import SliceRouter
 
-router = APIRouter(prefix="/chats", tags=["Chats"], route_class=StrictRoute)
-invites_router = APIRouter(prefix="/invites", tags=["Chats"], route_class=StrictRoute)
+router = SliceRouter(prefix="/chats", tags=["Chats"])
+invites_router = SliceRouter(prefix="/invites", tags=["Chats"])
 
 _NO_LIMITS = NewInvite()
 
@@ -114,8 +114,8 @@ async def read_members(
 async def post_members(
     services: ServicesDep, session: CurrentSessionDep, chat_id: ChatIdPath, body: AddMembers
 ) -> Response:
-    """Add people. Whoever has blocked me, does not let me add them, is banned here or does not
-    exist is left out; if that is all of them, the answer is a refusal.
+    """Add people. Whoever has blocked me, does not let me add them or is banned here is left out;
+    if that is all of them, the answer is a refusal.
     """
     added = await add_members(
         services.db,

@@ -10,7 +10,8 @@ from app.features.chats.limits import (
     MAX_INVITE_USES,
     MAX_TITLE_LENGTH,
 )
-from app.transport.http.fields import Rfc3339, StrictModel, TextLength, UserIdField
+from app.kernel.ids import MAX_ID, UserId
+from app.transport.http.fields import Rfc3339, StrictModel, TextLength
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 ChatTypeWord = Literal["private", "group", "channel"]
@@ -36,7 +37,9 @@ Title = Annotated[str, TextLength(1, MAX_TITLE_LENGTH)]
 Description = Annotated[str, TextLength(0, MAX_DESCRIPTION_LENGTH)]
 Username = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{4,31}$")]
 InviteCode = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-MemberIds = Annotated[list[UserIdField], Field(max_length=MAX_ADDED_AT_ONCE)]
+# An id beyond those of users is one that never was: 404, like any other.
+AnyUserId = Annotated[UserId, Field(ge=1, le=MAX_ID)]
+MemberIds = Annotated[list[AnyUserId], Field(max_length=MAX_ADDED_AT_ONCE)]
 
 
 def _false() -> bool:
@@ -53,7 +56,7 @@ class NewPrivateChat(StrictModel):
     """The chat with this user; with myself it is "Saved messages"."""
 
     type: Literal["private"]
-    user_id: UserIdField
+    user_id: AnyUserId
 
 
 class _NewSharedChat(StrictModel):
@@ -112,7 +115,7 @@ class UpdateChat(StrictModel):
 
 
 class AddMembers(StrictModel):
-    user_ids: Annotated[list[UserIdField], Field(min_length=1, max_length=MAX_ADDED_AT_ONCE)]
+    user_ids: Annotated[list[AnyUserId], Field(min_length=1, max_length=MAX_ADDED_AT_ONCE)]
 
 
 class ChangeMember(StrictModel):

@@ -17,6 +17,7 @@ from app.features.chats.schemas import (
     NewGroup,
     NewPrivateChat,
     UpdateChat,
+    Username,
 )
 from app.features.chats.update import ChatChanges, update_chat
 from app.features.inbox.change_settings import SettingsChanges, change_chat_settings
@@ -88,7 +89,7 @@ async def post_chat(
 async def resolve(
     services: ServicesDep,
     session: CurrentSessionDep,
-    username: Annotated[str, Query(min_length=1, max_length=32)],
+    username: Annotated[Username, Query()],
 ) -> Response:
     """A public chat by its username, also if I am not in it."""
     loaded = await get_public_chat(
