@@ -1,13 +1,13 @@
 """`python -m app`: the launcher for production, uvicorn with what a messenger needs and bare uvicorn lacks."""
 
 import sys
+from collections.abc import Sequence
 
 import uvicorn
 
 from app.bootstrap import list_start_faults
 from app.settings import Settings, SettingsError, load_settings
 from app.transport.websocket.frames import MAX_FRAME_BYTES
-from app.transport.websocket.protocol import FrameProtocol
 from app.transport.websocket.protocol import FrameProtocol
 
 _GRACEFUL_SECONDS = 8
@@ -24,15 +24,20 @@ def main() -> int:
     """
     try:
         settings = load_settings()
-        faults = list_start_faults(settings)
     except SettingsError as error:
-        faults = error.faults
+        return refuse(error.faults)
+    faults = list_start_faults(settings)
     if faults:
-        for fault in faults:
-            sys.stderr.write(f"{fault}\n")
-        return 1
+        return refuse(faults)
     serve(settings)
     return 0
+
+
+def refuse(faults: Sequence[str]) -> int:
+    """Tell why, a line each."""
+    for fault in faults:
+        sys.stderr.write(f"{fault}\n")
+    return 1
 
 
 def serve(settings: Settings) -> None:

@@ -40,11 +40,9 @@ class Group(BaseSettings):
     )
 
 
-def _split_list(value: object) -> object:
+def _split_list(value: str) -> list[str]:
     """`a, b` -> `["a", "b"]`: lists are written with commas."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 class ServerSettings(Group):
@@ -93,12 +91,9 @@ class ServerSettings(Group):
     @field_validator("trusted_proxies", mode="before")
     @classmethod
     def _parse_networks(cls, value: object) -> object:
-        parts = _split_list(value)
-        return (
-            [ip_network(str(part), strict=False) for part in parts]
-            if isinstance(parts, list)
-            else parts
-        )  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        if not isinstance(value, str):
+            return value
+        return [ip_network(part, strict=False) for part in _split_list(value)]
 
 
 class DatabaseSettings(Group):
@@ -342,7 +337,7 @@ class WebSocketSettings(Group):
     @field_validator("allowed_origins", mode="before")
     @classmethod
     def _parse_origins(cls, value: object) -> object:
-        return _split_list(value)
+        return _split_list(value) if isinstance(value, str) else value
 
 
 class PeopleSettings(Group):

@@ -13,6 +13,7 @@ from app.infra.services import Services
 from app.kernel.scopes import Scope, ScopeKind
 
 Content = dict[str, object]
+Model = type[BaseModel]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class FrameKind:
     """
 
     type: str
-    model: type[BaseModel]
+    model: Model
     handle: Callable[..., Awaitable[Content | None]]
 
 
