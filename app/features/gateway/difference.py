@@ -102,24 +102,44 @@ async def _read(
     ranges: Mapping[Scope, tuple[int, int]],
     limit: int,
 ) -> None:
-    if not ranges:
-        return
-    pages = await read_pages(tx, services, kinds, ranges, limit=limit)
-    # Behind the rows: whoever is in the chat now may see all of them.
-    pairs = [(user_id, ChatId(it.id)) for it in ranges if it.kind is ScopeKind.CHAT]
-    followings = await read_followings(tx, pairs)
-    found.has_more = pages.is_cut
+    own = user_scope(user_id)
     # The user's own scope first: it tells of the chats.
-    for scope, updates in sorted(pages.updates.items(), key=lambda page: -page[0].kind):
-        following = followings.get((user_id, ChatId(scope.id)))
-        if scope.kind is ScopeKind.CHAT and following is None:
-            found.state.pop(scope.wire, None)
-            found.resets[scope.wire] = 0
-        elif not updates or updates[0].seq != ranges[scope][0] + 1:
-            found.resets[scope.wire] = found.state[scope.wire] = ranges[scope][1]
-        else:
-            found.updates += [_show(update, following) for update in updates]
-            found.state[scope.wire] = updates[-1].seq
+    for part in (
+        {scope: span for scope, span in ranges.items() if scope == own},
+        {scope: span for scope, span in ranges.items() if scope != own},
+    ):
+        room = limit - len(found.updates)
+        if part and room <= 0:
+            found.has_more = True
+        elif part:
+            pages = await read_pages(tx, services, kinds, part, limit=room)
+            found.has_more = found.has_more or pages.is_cut
+            # Behind the rows: whoever is in the chat now may see all of them.
+            pairs = [(user_id, ChatId(scope.id)) for scope in part if scope != own]
+            followings = await read_followings(tx, pairs)
+            for scope, updates in pages.updates.items():
+                following = followings.get((user_id, ChatId(scope.id)))
+                _add(found, scope, part[scope], updates, following=following)
+
+
+def _add(
+    found: Found,
+    scope: Scope,
+    span: tuple[int, int],
+    updates: list[Announcement],
+    *,
+    following: Following | None,
+) -> None:
+    if scope.kind is ScopeKind.CHAT and following is None:
+        # The user left it a moment ago.
+        found.state.pop(scope.wire, None)
+        found.resets[scope.wire] = 0
+    elif not updates or updates[0].seq != span[0] + 1:
+        # Pruned: the client lags further behind than the log reaches.
+        found.resets[scope.wire] = found.state[scope.wire] = span[1]
+    else:
+        found.updates += [_show(update, following) for update in updates]
+        found.state[scope.wire] = updates[-1].seq
 
 
 def _show(update: Announcement, following: Following | None) -> bytes:

@@ -82,10 +82,11 @@ class Replayer:
         Raises:
             DatabaseUnavailable: some scopes are still held; the socket must be closed.
         """
-        todo = dict(ranges)
+        # The user's own scope first: it tells of the chats.
+        todo = dict(sorted(ranges.items(), key=lambda item: -item[0].kind))
         while True:
             self._settle_all(connection, todo)
-            chunk = dict(islice(todo.items(), _SCOPES_A_PAGE))
+            chunk = _first_of_one_kind(todo)
             if not chunk or connection.close_code is not None:
                 return
             pages, followings = await self._read(connection, chunk)
@@ -163,6 +164,12 @@ class Replayer:
         seq = span.after if span.upto == _TO_THE_END else span.upto
         connection.send(render_reset(scope.wire, seq))
         span.after = span.upto = seq
+
+
+def _first_of_one_kind(todo: Mapping[Scope, Range]) -> dict[Scope, Range]:
+    first = next(iter(todo), None)
+    same = (item for item in todo.items() if first is not None and item[0].kind is first.kind)
+    return dict(islice(same, _SCOPES_A_PAGE))
 
 
 def render_reset(wire_scope: str, seq: int) -> OutFrame:

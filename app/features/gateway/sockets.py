@@ -228,7 +228,7 @@ class Socket:
         if kind is None:
             raise UnknownFrame
         connection = self.connection
-        data = _parse(cast("type[BaseModel]", kind.model), frame.data)  # pyright: ignore[reportUnknownMemberType]
+        data = _parse(kind.model, frame.data)
         chat_id = getattr(data, "chat_id", connection.chat_id)
         if connection.chat_id is not None and chat_id != connection.chat_id:
             raise OtherChat

@@ -119,6 +119,9 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             }
             self.queue.put_nowait(cast("ASGIReceiveEvent", event))
         self.transport.write(b"".join(self.conn.data_to_send()))
+        if self.transport.can_write_eof():
+            # A client that has read the close frame to this end closes at once.
+            self.transport.write_eof()
         self.close_sent = True
         self.close_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
         if self.read_paused:
