@@ -83,6 +83,7 @@ def run_postgres(*, durable: bool = False) -> Iterator[Postgres]:
     owner = _unprivileged_user()
     if owner:
         shutil.chown(directory, owner)
+        programs = _show_to(owner, programs, directory)
     try:
         with _cluster(programs, directory, owner, durable=durable) as url:
             yield Postgres(url)
@@ -113,6 +114,21 @@ def _unprivileged_user() -> str | None:
             continue
     msg = "we are root, PostgreSQL refuses root, and there is no user postgres or nobody"
     raise Missing(msg)
+
+
+def _show_to(owner: str, programs: Path, directory: Path) -> Path:
+    """The folder of programs that `owner` may run: a wheel in root's home is hidden from others."""
+    try:
+        _run([str(programs / "initdb"), "--version"], directory, owner)
+    except Missing:
+        package = programs.parents[1]
+        copy = directory / "wheel"
+        shutil.copytree(package, copy / package.name)
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.exists():
+            shutil.copytree(libraries, copy / libraries.name)
+        return copy / package.name / programs.relative_to(package)
+    return programs
 
 
 @contextmanager
