@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import cast
 
-from app.kernel.problems import Invalid, JsonScalar
+from app.kernel.problems import FieldError, Invalid, JsonScalar
 
 _TAG_BYTES = 12
 _MAX_LENGTH = 512
@@ -17,6 +17,9 @@ _MAX_LENGTH = 512
 class CursorInvalid(Invalid):
     code = "cursor_invalid"
     title = "The cursor is not one of ours"
+
+    def __init__(self) -> None:
+        super().__init__(errors=[FieldError("cursor", self.title)])
 
 
 class CursorCodec:

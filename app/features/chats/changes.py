@@ -191,7 +191,7 @@ async def dismiss(
         data = {"user_ids": [user_id]}
         log.append(scope, "members_changed", subject_id=chat.id, data=data, left=[user_id])
     data = {"chat_id": chat.id, "seq": log.seq(scope), "reason": reason}
-    log.append(user_scope(user_id), "chat_removed", subject_id=chat.id, data=data)
+    log.append(user_scope(user_id), "chat_removed", subject_id=chat.id, data=data, content=data)
     if chat.type is ChatType.GROUP and chat.members_count <= MAX_TOLD_JOINS:
         if reason == "left":
             await write_service(change, chat, "member_left")

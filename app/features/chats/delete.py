@@ -45,7 +45,9 @@ async def delete_chat(
         )
         await free_username(tx, chat_id)
         await tools.keyring.destroy(tx, [chat_key(chat_id)])
-        log.append(chat_scope(chat_id), "chat_deleted", subject_id=chat_id)
+        # With its content at hand: whoever would fill it in later finds no chat and no members.
+        content = {"chat_id": chat_id}
+        log.append(chat_scope(chat_id), "chat_deleted", subject_id=chat_id, content=content)
 
     await db.write(work)
 
@@ -63,4 +65,4 @@ async def _clear(tx: Tx, tools: Tools, membership: Membership, *, for_everyone: 
         await erase_messages(tools.rules, tx, chat_id=chat.id, upto=upto)
     for user_id in people:
         data = {"chat_id": chat.id, "seq": log.seq(chat_scope(chat.id)), "reason": "deleted"}
-        log.append(user_scope(user_id), "chat_removed", subject_id=chat.id, data=data)
+        log.append(user_scope(user_id), "chat_removed", subject_id=chat.id, data=data, content=data)
