@@ -135,7 +135,7 @@ async def _read_quotas(tx: Tx, limits: SmsSettings, asker: Asker) -> list[Quota]
     # A code that could not be sent is not held against the person, only against the budget.
     was_not_failed = or_(row.replaced_at.is_(None), row.code_hash.is_not(None))
     pair = same_phone & same_address & was_not_failed
-    pair_a_day = max(limits.limit_per_phone, limits.limit_per_day // _PAIR_SHARE_OF_DAY)
+    pair_a_day = max(limits.limit_per_phone + 1, limits.limit_per_day // _PAIR_SHARE_OF_DAY)
     quotas = [
         await _count(tx, pair, limits.limit_per_phone, _PAIR_WINDOW, name="phone"),
         await _count(tx, pair, pair_a_day, _DAY, name="phone-day"),
