@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 
 from app.admin.env_example import render_env_example
+from app.admin.problem_list import render_problem_list
 from app.bootstrap import list_start_faults
 from app.features.updates.epoch import renew_epoch
 from app.infra.database.database import open_database
@@ -33,6 +34,12 @@ def check() -> None:
 def env_example() -> None:
     """Print env.example: every setting, its default and what it does."""
     _console.print(render_env_example(), end="", markup=False, soft_wrap=True)
+
+
+@cli.command("problems")
+def problems() -> None:
+    """Print docs/problems.md: every code that a client may meet."""
+    _console.print(render_problem_list(), end="", markup=False, soft_wrap=True)
 
 
 @cli.command("new-epoch")

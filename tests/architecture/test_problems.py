@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from app.admin.problem_list import render_problem_list
 from app.kernel.problems import Problem
 from tests.architecture.source import APP, ROOT
 
@@ -48,3 +49,9 @@ def test_slices_declare_their_problems_in_errors_files(problems: list[type[Probl
         and not problem.__module__.endswith(".errors")
     ]
     assert elsewhere == []
+
+
+def test_the_page_of_problems_names_every_code(problems: list[type[Problem]]) -> None:
+    page = (ROOT / "docs" / "problems.md").read_text()
+    assert page == render_problem_list(), "write it anew: python -m app.admin problems"
+    assert [problem.code for problem in problems if f"| `{problem.code}` |" not in page] == []
