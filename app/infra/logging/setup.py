@@ -12,7 +12,8 @@ from typing import Any, Final
 import structlog
 
 from app.infra.logging.formatters import ConsoleFormatter, JsonFormatter, is_terminal
-from app.infra.logging.log_file import LogFileHandler
+from app.infra.logging.grouped import GroupedHandler
+from app.infra.logging.log_file import open_log_file
 from app.infra.logging.redaction import redact_text
 from app.settings import LogSettings
 
@@ -37,15 +38,15 @@ def configure_logging(settings: LogSettings) -> Callable[[], None]:
 
     Returns what writes out the last lines at the end.
     """
-    file = LogFileHandler(settings.file, max_bytes=settings.max_bytes, backups=settings.backups)
+    file = open_log_file(settings.file, max_bytes=settings.max_bytes, backups=settings.backups)
     file.setFormatter(JsonFormatter())
-    console = logging.StreamHandler(sys.stderr)
+    console = GroupedHandler(_write_to_console, finish=sys.stderr.flush)
     console.setFormatter(ConsoleFormatter(colored=is_terminal()))
 
     root = logging.getLogger()
     for handler in list(root.handlers):
         # Only what we or a launcher put there: others (a test's) may stay and see clean records.
-        if type(handler) in {LogFileHandler, logging.StreamHandler}:
+        if type(handler) in {GroupedHandler, logging.StreamHandler}:
             root.removeHandler(handler)
             handler.close()
     root.addHandler(file)
@@ -54,7 +55,21 @@ def configure_logging(settings: LogSettings) -> Callable[[], None]:
     _redact_at_the_source()
     _skip_unused_facts()
     _configure_structlog()
-    return file.flush
+
+    def flush() -> None:
+        file.flush()
+        console.flush()
+
+    return flush
+
+
+def _write_to_console(text: str) -> None:
+    """A terminal that has gone away takes nothing with it."""
+    try:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return
 
 
 def _skip_unused_facts() -> None:
