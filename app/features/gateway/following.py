@@ -102,7 +102,8 @@ class Follower:
             return
         chat_id, seq = ChatId(chat["id"]), cast("int", chat["seq"])
         for connection in connections:
-            if connection.chat_id is None:
+            # A private chat that comes back to the list was followed all the time.
+            if connection.chat_id is None and chat_scope(chat_id) not in connection.scopes:
                 self._fanout.watch(chat_scope(chat_id))
                 self._fanout.hub.hold(connection, chat_scope(chat_id))
                 self._wanted[connection, chat_id] = seq
@@ -110,7 +111,11 @@ class Follower:
 
     def _remove(self, update: Announcement) -> None:
         """At once, also where the frame itself waits behind a replay."""
-        chat_id = ChatId(_data_of(update)["chat_id"])
+        data = _data_of(update)
+        if data["reason"] == "deleted":
+            # A private chat that somebody took off their list: the next message brings it back.
+            return
+        chat_id = ChatId(data["chat_id"])
         user_id = UserId(update.scope.id)
         followers = self._fanout.hub.followers(user_scope(user_id))
         for connection in list(self._fanout.hub.of_user(user_id)):
