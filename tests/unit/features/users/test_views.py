@@ -3,9 +3,8 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import update
 
-from app.features.users import block as block_module
 from app.features.users.access import (
     find_existing,
     is_blocked,
@@ -17,12 +16,11 @@ from app.features.users.delete_contact import delete_contact
 from app.features.users.errors import (
     BlockNotFound,
     CannotBlockYourself,
-    TooManyBlocked,
     UserNotFound,
 )
 from app.features.users.feature import FEATURE
 from app.features.users.list_blocked import BlockedPosition, list_blocked
-from app.features.users.models import BlockRow, UserRow
+from app.features.users.models import UserRow
 from app.features.users.policy import Audience, Privacy
 from app.features.users.privacy import get_privacy, update_privacy
 from app.features.users.unblock import unblock_user
@@ -137,22 +135,6 @@ async def test_the_latest_block_stands_first_and_a_walk_repeats_none(town: Town)
     assert seen == sorted(seen, reverse=True)
     assert {user_id for _, user_id in seen} == set(others)
     assert len(seen) == 5
-
-
-async def test_the_list_of_blocked_has_an_end(town: Town) -> None:
-    anna, bruno = await town.settle_many(2)
-
-    async def fill_up(tx: Tx) -> None:
-        row = {"privacy": {}, "created_at": tx.now, "first_name": b""}
-        others = [{"id": 10**9 + n, **row} for n in range(block_module.MAX_BLOCKED)]
-        await tx.execute(insert(UserRow), others)
-        rows = [{"owner_id": anna, "user_id": it["id"], "created_at": tx.now} for it in others]
-        await tx.execute(insert(BlockRow), rows)
-
-    await town.db.write(fill_up)
-    with pytest.raises(TooManyBlocked):
-        await block(town, anna, bruno)
-    assert not await town.db.read(lambda tx: is_blocked(tx, anna, bruno))
 
 
 async def test_blocks_and_privacy_answer_those_who_ask(town: Town) -> None:
