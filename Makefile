@@ -32,7 +32,7 @@ bench: dev ## measure a real server under load, on SQLite and on PostgreSQL with
 	@.venv/bin/python -m benchmarks.run $(args)
 
 fuzz: dev ## the generated tests with full numbers of examples; takes long
-	@HYPOTHESIS_PROFILE=fuzz .venv/bin/python -m pytest $(args)
+	@HYPOTHESIS_PROFILE=fuzz .venv/bin/python -m pytest tests/unit tests/contract $(args)
 
 audit: dev ## ask the advisory databases about every locked dependency
 	.venv/bin/pip-audit --require-hashes --disable-pip -r requirements-dev.txt
