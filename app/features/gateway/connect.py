@@ -5,8 +5,9 @@ The socket is known to the hub, and everything live is held back for it, before 
 is not.
 """
 
+import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from app.transport.websocket.hub import SILENT, Hub
 from app.transport.websocket.outgoing import render_frame
 
 _SCOPES_A_HELLO = 1000
+_GRACE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +68,78 @@ async def admit(
     return Admission(session, chat_id)
 
 
+@dataclass(slots=True)
+class _Grace:
+    """Between `hello` and what the client makes of it. Numbers are those of `hello`.
+
+    `names`: what the client has asked to be resumed so far; of these `named` wait for their replay.
+    """
+
+    waiting: dict[Scope, int] = field(default_factory=dict[Scope, int])
+    named: dict[Scope, int] = field(default_factory=dict[Scope, int])
+    names: set[str] = field(default_factory=set[str])
+
+
 class Greeter:
-    """Brings new sockets up: scopes, `hello`, and then what came meanwhile."""
+    """Brings new sockets up: scopes, `hello`, and then what came meanwhile.
+
+    A client that was away answers `hello` with `resume`. What is live is held back until that has
+    had the time to arrive, or any other frame came, so that nothing overtakes the replay.
+    """
 
     def __init__(self, services: Services, fanout: Fanout, replayer: Replayer, epoch: str) -> None:
         self._services = services
         self._fanout = fanout
         self._replayer = replayer
         self.epoch = epoch
+        self._graces: dict[Connection, _Grace] = {}
+
+    def keep(self, connection: Connection, names: Iterable[str]) -> None:
+        """The client will have these scopes resumed: hold them until it is their turn."""
+        grace = self._graces.get(connection)
+        if grace is None:
+            return
+        grace.names.update(names)
+        for scope in [scope for scope in grace.waiting if scope.wire in grace.names]:
+            grace.named[scope] = grace.waiting.pop(scope)
+
+    def is_kept(self, connection: Connection, scope: Scope) -> bool:
+        """Whether the scope is held for a `resume` that was announced."""
+        grace = self._graces.get(connection)
+        return grace is not None and scope in grace.named
+
+    def abandon(self, connection: Connection) -> None:
+        """The `resume` was refused as a whole: nothing waits for it."""
+        grace = self._graces.get(connection)
+        if grace is not None:
+            grace.waiting |= grace.named
+            grace.named = {}
+            grace.names.clear()
+            self.release(connection)
+
+    def take(self, connection: Connection, scope: Scope) -> int | None:
+        """The number that `hello` gave for a scope that is still held; it is now the caller's to settle."""
+        grace = self._graces.get(connection)
+        return None if grace is None else grace.named.pop(scope, None)
+
+    def release(self, connection: Connection) -> None:
+        """Everything that waits for no replay goes live."""
+        grace = self._graces.get(connection)
+        if grace is None:
+            return
+        waiting, grace.waiting = grace.waiting, {}
+        behind = {
+            scope: Range(seq, seq, seq)
+            for scope, seq in waiting.items()
+            if self._fanout.hub.is_held(connection, scope)
+            and not self._replayer.settle(connection, scope, seq)
+        }
+        if behind:
+            self._replayer.start(connection, behind)
+
+    def forget(self, connection: Connection) -> None:
+        """The socket has closed."""
+        self._graces.pop(connection, None)
 
     async def greet(self, connection: Connection) -> None:
         """Follow everything, say `hello`, go live.
@@ -81,6 +147,7 @@ class Greeter:
         Raises:
             DatabaseUnavailable: the socket must be closed.
         """
+        grace = self._graces[connection] = _Grace()
         own = user_scope(connection.user_id)
         self._fanout.watch(own)
         if connection.chat_id is None:
@@ -97,14 +164,15 @@ class Greeter:
             state = {own: standing.user_seq, **state}
         await self._say_hello(connection, state)
         connection.is_ready = True
-        behind = {
-            scope: Range(seq, seq, seq)
-            for scope, seq in state.items()
-            if self._fanout.hub.is_held(connection, scope)
-            and not self._replayer.settle(connection, scope, seq)
-        }
-        if behind:
-            await self._replayer.replay(connection, behind)
+        grace.waiting = state
+        self.keep(connection, ())
+        asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._end_grace, connection)
+
+    def _end_grace(self, connection: Connection) -> None:
+        self.release(connection)
+        grace = self._graces.get(connection)
+        if grace is not None and not grace.named:
+            del self._graces[connection]
 
     async def _settle_on_chats(self, connection: Connection) -> Standing:
         """Read the chats until they are the ones that are followed: none was left or joined in between."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from app.features.gateway.connect import Greeter
 from app.features.gateway.fanout import Fanout
 from app.features.gateway.queries import read_followings
 from app.features.gateway.replay import Range, Replayer, render_reset
@@ -11,18 +12,20 @@ from app.kernel.ids import ChatId
 from app.kernel.scopes import Scope, ScopeKind, parse_wire_scope
 from app.transport.websocket.connection import Connection
 from app.transport.websocket.frames import RequestId
-from app.transport.websocket.hub import HELD, SILENT
+from app.transport.websocket.hub import SILENT
 from app.transport.websocket.outgoing import render_frame
 
 
 class Resumer:
     """Holds the named scopes at once, replays them in order, then says `resumed`."""
 
-    def __init__(self, services: Services, fanout: Fanout, replayer: Replayer, epoch: str) -> None:
+    def __init__(
+        self, services: Services, fanout: Fanout, replayer: Replayer, greeter: Greeter
+    ) -> None:
         self._services = services
         self._fanout = fanout
         self._replayer = replayer
-        self.epoch = epoch
+        self._greeter = greeter
 
     async def resume(
         self,
@@ -37,7 +40,7 @@ class Resumer:
         Raises:
             DatabaseUnavailable: the socket must be closed: some scopes are held.
         """
-        ranges, refused = self._hold(connection, state, is_same_epoch=epoch == self.epoch)
+        ranges, refused = self._hold(connection, state, is_same_epoch=epoch == self._greeter.epoch)
         late = await self._find_late(connection, ranges)
         for scope in late:
             span = ranges[scope]
@@ -57,19 +60,36 @@ class Resumer:
         refused: dict[str, int] = {}
         for wire, after in state.items():
             scope = parse_wire_scope(wire, connection.user_id)
-            floor = None if scope is None else self._fanout.hub.followers(scope).get(connection)
-            if scope is None or floor is None or floor in {HELD, SILENT}:
-                # Not mine and never heard of are the same. One that is being replayed stays so.
-                if floor != HELD:
-                    refused[wire] = 0
+            if scope is not None and self._is_being_brought_up(connection, scope):
                 continue
-            if not is_same_epoch or after > floor:
-                refused[wire] = floor
+            span = None if scope is None else self._hold_scope(connection, scope)
+            if scope is None or span is None:
+                # Not mine and never heard of are the same.
+                refused[wire] = 0
                 continue
-            live = max(floor, self._fanout.last(scope) or 0)
-            self._fanout.hub.hold(connection, scope)
-            ranges[scope] = Range(after, floor, live)
+            ranges[scope] = span
+            if is_same_epoch and after <= span.upto:
+                span.after = after
+            else:
+                refused[wire] = span.upto
         return ranges, refused
+
+    def _is_being_brought_up(self, connection: Connection, scope: Scope) -> bool:
+        """A chat that was joined a moment ago: its replay is under way already."""
+        is_held = self._fanout.hub.is_held(connection, scope)
+        return is_held and not self._greeter.is_kept(connection, scope)
+
+    def _hold_scope(self, connection: Connection, scope: Scope) -> Range | None:
+        """Nothing to replay yet; None: the socket does not follow the scope."""
+        floor = self._greeter.take(connection, scope)
+        if floor is not None:
+            return Range(floor, floor, floor)
+        floor = self._fanout.hub.followers(scope).get(connection)
+        if floor is None or floor == SILENT:
+            return None
+        live = max(floor, self._fanout.last(scope) or 0)
+        self._fanout.hub.hold(connection, scope)
+        return Range(floor, floor, live)
 
     async def _find_late(
         self, connection: Connection, ranges: Mapping[Scope, Range]

@@ -52,7 +52,7 @@ class Gateway:
         self._replayer.on_released = self._follower.apply_held
         self.hub = self._fanout.hub
         self.greeter = Greeter(services, self._fanout, self._replayer, epoch)
-        self.resumer = Resumer(services, self._fanout, self._replayer, epoch)
+        self.resumer = Resumer(services, self._fanout, self._replayer, self.greeter)
         news = PresenceNews(services)
         self._keeper = PresenceKeeper(
             services.presence, on_online=news.tell_online, on_offline=news.tell_offline
@@ -105,6 +105,7 @@ class Gateway:
 
     def remove(self, connection: Connection) -> None:
         """It has closed."""
+        self.greeter.forget(connection)
         self._fanout.forget(connection)
         self._keeper.depart(connection.user_id, connection.id)
 
@@ -157,6 +158,6 @@ class Gateway:
             except Problem:
                 continue
             if epoch != self.greeter.epoch:
-                self.greeter.epoch = self.resumer.epoch = epoch
+                self.greeter.epoch = epoch
                 for connection in self.hub.connections():
                     connection.close(CloseCode.SERVICE_RESTART)

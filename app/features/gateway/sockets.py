@@ -20,7 +20,7 @@ from app.features.gateway.runtime import Gateway
 from app.features.gateway.schemas import AuthFrame, PingFrame, ResumeFrame
 from app.features.sessions.authenticate import authenticate_socket
 from app.infra.logging.context import current_log_context
-from app.kernel.problems import Invalid, Kind, Problem
+from app.kernel.problems import Invalid, Problem
 from app.transport.http.problems import INTERNAL_ERROR_CODE, field_errors
 from app.transport.http.strict_json import JsonValue
 from app.transport.websocket.close_codes import CloseCode
@@ -182,6 +182,11 @@ class Socket:
         if frame.type in {"ping", "auth"}:
             await self._handle(frame)
             return
+        if frame.type == "resume":
+            named = frame.data.get("state")
+            self._gateway.greeter.keep(self.connection, named if isinstance(named, dict) else ())
+        else:
+            self._gateway.greeter.release(self.connection)
         if self._inbox is None:
             self._inbox = deque()
         self._inbox.append(frame)
@@ -219,7 +224,7 @@ class Socket:
                 expires_in = await self._extend(_parse(AuthFrame, frame.data))
                 self._acknowledge(frame, {"expires_in": expires_in})
             case "resume":
-                await self._resume(frame, _parse(ResumeFrame, frame.data))
+                await self._resume(frame)
             case _:
                 await self._call_slice(frame)
 
@@ -262,14 +267,18 @@ class Socket:
         connection.expires_at = asyncio.get_running_loop().time() + left
         return int(left)
 
-    async def _resume(self, frame: IncomingFrame, data: ResumeFrame) -> None:
+    async def _resume(self, frame: IncomingFrame) -> None:
+        try:
+            data = _parse(ResumeFrame, frame.data)
+        except Invalid:
+            self._gateway.greeter.abandon(self.connection)
+            raise
         try:
             await self._gateway.resumer.resume(
                 self.connection, epoch=data.epoch, state=data.state, request_id=frame.request_id
             )
-        except Problem as problem:
-            if problem.kind is not Kind.UNAVAILABLE:
-                raise
+        except Problem:
+            # Some scopes are still held, and only a new socket can bring them up.
             self.connection.close(CloseCode.SERVICE_RESTART)
 
 
