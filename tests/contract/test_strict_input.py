@@ -237,7 +237,7 @@ async def test_a_refusal_never_repeats_the_value(backend: Backend) -> None:
     calls: tuple[tuple[str, str, object], ...] = (
         ("POST", "/auth/send-verification", {"phone": marker}),
         ("POST", "/auth/verify-code", {"verification_id": marker, "code": marker}),
-        ("POST", "/auth/verify-code", {"verification_id": "x", "code": 5, marker: marker}),
+        ("POST", "/auth/verify-code", {"verification_id": "x", "code": 5, "colour": marker}),
         ("POST", "/auth/refresh-token", {"refresh_token": marker}),
         ("POST", "/auth/refresh-token", {"refresh_token": [marker]}),
         ("PUT", "/users/me", {"first_name": long}),
@@ -257,6 +257,9 @@ async def test_a_refusal_never_repeats_the_value(backend: Backend) -> None:
         assert 400 <= answer.status_code < 500, (path, answer.status_code)
         assert marker not in answer.text, (path, answer.text)
         assert len(answer.content) < 16_384
+    answer = await anna.call("PUT", "/users/me", {long: 1})
+    assert answer.status_code == 422
+    assert len(answer.content) < 16_384
     for path in (f"/chats/resolve?username={marker}+x", f"/users/search?q={long[:3000]}"):
         answer = await anna.call("GET", path)
         assert answer.status_code == 422

@@ -126,16 +126,17 @@ async def test_a_thousand_unread_are_counted_and_no_more(backend: Backend) -> No
     anna, bruno = await backend.people(2)
     chat = await anna.private_chat(bruno)
     first = await anna.say(chat, "x")
+    # Rows as sends would leave them: a thousand sends take long, a thousand rows do not.
     copied = "chat_id, sender_id, type, body, silent, created_at"
     numbers = "SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5"
     tens = f"({numbers} UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9"
     tens += " UNION ALL SELECT 10)"
-    # Rows as sends would leave them: a thousand sends take long, a thousand rows do not.
     many = (
         f"INSERT INTO messages (seq, {copied})"
         f" SELECT seq + 1000 + ROW_NUMBER() OVER (), {copied} FROM messages"
         f" CROSS JOIN {tens} a CROSS JOIN {tens} b CROSS JOIN {tens} c WHERE id = {first['id']}"
     )
     assert await change_rows(backend.deployment, many) == 1000
+    await anna.say(chat, "the last of all")
     item = await bruno.chat(chat)
     assert (item["unread_count"], item["unread_capped"]) == (1000, True)
