@@ -9,7 +9,7 @@ from app.transport.http.fields import Seq, StrictModel
 MAX_SCOPES = 1000
 MAX_UPDATES = 1000
 
-WireScope = Annotated[str, Field(max_length=32)]
+WireScope = Annotated[str, Field(pattern=r"^(user|chat:[1-9][0-9]{0,15})$")]
 State = Annotated[
     dict[WireScope, Seq],
     Field(

@@ -15,10 +15,11 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.features.gateway.connect import Admission, admit, is_origin_allowed
-from app.features.gateway.errors import ForeignToken, OtherChat
+from app.features.gateway.errors import OtherChat
 from app.features.gateway.runtime import Gateway
 from app.features.gateway.schemas import AuthFrame, PingFrame, ResumeFrame
 from app.features.sessions.authenticate import authenticate_socket
+from app.features.sessions.errors import TokenRefused
 from app.infra.logging.context import current_log_context
 from app.kernel.problems import Invalid, Problem
 from app.transport.http.problems import INTERNAL_ERROR_CODE, field_errors
@@ -262,7 +263,7 @@ class Socket:
             gateway.services, data.token, chat_id=connection.chat_id
         )
         if (session.user_id, session.session_id) != (connection.user_id, connection.session_id):
-            raise ForeignToken
+            raise TokenRefused
         left = (session.expires_at - gateway.services.clock.now()).total_seconds()
         connection.expires_at = asyncio.get_running_loop().time() + left
         return int(left)
