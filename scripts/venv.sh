@@ -23,7 +23,8 @@ find_python() {
             return
         fi
     done
-    fail "Python 3.11 or newer is needed and none was found; $(python3 --version 2>&1 | head -n 1 || true) is too old. Install one, or name it: make PYTHON=/path/to/python3.11"
+    found=$(python3 --version 2>/dev/null || echo "no python3 at all")
+    fail "Python 3.11 or newer is needed; on the PATH is $found. Install one, or name it: make PYTHON=/path/to/python3.11"
 }
 
 create_venv() {
