@@ -1,6 +1,7 @@
 """Routes that take strict input only: bounded UTF-8 JSON bodies, unambiguous queries."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Coroutine
 from enum import Enum
@@ -8,7 +9,10 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request, params
+from fastapi._compat import ModelField
+from fastapi.dependencies.utils import get_flat_params
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
@@ -26,6 +30,9 @@ from app.transport.http.strict_json import JsonValue, parse_json
 
 DEFAULT_MAX_BODY_SIZE: Final = 1_048_576
 BODY_SECONDS: Final = 30
+# Of a body over the limit this many times the limit is taken from the line, for so long.
+_DISCARD_TIMES: Final = 3
+_DISCARD_SECONDS: Final = 2
 
 _JSON_TYPE = re.compile(
     r'application/json\s*(?:;\s*charset\s*=\s*"?utf-?8"?\s*)?;?\s*', re.IGNORECASE
@@ -57,10 +64,13 @@ class StrictRoute(APIRoute):
         """The handler behind the checks of query and body."""
         handle = super().get_route_handler()
         takes_json = self._takes_json()
+        # What is unknown is ignored, and where all is unknown there is nothing to check.
+        has_query = any(isinstance(field.field_info, params.Query) for field in self._parameters())
 
         async def handle_strictly(request: Request) -> Response:
             check_path(request)
-            check_query(request.scope["query_string"])
+            if has_query:
+                check_query(request.scope["query_string"])
             if not takes_json:
                 return await handle(request)
             body = await read_body(request)
@@ -74,11 +84,14 @@ class StrictRoute(APIRoute):
             self.body_field.field_info, params.Form
         )
 
+    def _parameters(self) -> list[ModelField]:
+        """Of the route and of what it depends on."""
+        return get_flat_params(self.dependant)
+
     def _own_refusals(self) -> tuple[int, ...]:
         if self._takes_json():
             return (400, 413, 415, 422)
-        dependant = self.dependant
-        has_input = any((dependant.path_params, dependant.query_params, self.body_field))
+        has_input = bool(self.body_field) or bool(self._parameters())
         return (422,) if has_input else ()
 
 
@@ -140,7 +153,8 @@ def check_query(query: bytes) -> None:
             max_num_fields=_MAX_QUERY_FIELDS,
         )
     except ValueError:
-        raise QueryMalformed from None
+        fault = FieldError("query", "This is not UTF-8, or too many parameters")
+        raise QueryMalformed(errors=[fault]) from None
     seen: set[str] = set()
     for name, value in pairs:
         if name in seen:
@@ -160,6 +174,7 @@ async def read_body(request: Request) -> bytes:
     limit = max_body_size(request)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and (len(declared) > len(str(limit)) or int(declared) > limit):
+        await _discard_rest(request)
         raise TooLarge(headers=_CLOSE)
     chunks: list[bytes] = []
     size = 0
@@ -168,6 +183,7 @@ async def read_body(request: Request) -> bytes:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
+                    await _discard_rest(request)
                     raise TooLarge(headers=_CLOSE)
                 chunks.append(chunk)
     except TimeoutError:
@@ -175,6 +191,17 @@ async def read_body(request: Request) -> bytes:
     if size:
         _require_json_type(request)
     return b"".join(chunks)
+
+
+async def _discard_rest(request: Request) -> None:
+    """Whoever is still sending when the connection closes reads a reset instead of our answer."""
+    left = _DISCARD_TIMES * max_body_size(request)
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            async for chunk in request.stream():
+                left -= len(chunk)
+                if left < 0:
+                    return
 
 
 def max_body_size(request: Request) -> int:

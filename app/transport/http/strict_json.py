@@ -9,7 +9,7 @@ import math
 import re
 from typing import NoReturn, cast
 
-from app.kernel.problems import BadRequest, Invalid
+from app.kernel.problems import BadRequest, FieldError, Invalid
 
 MAX_DEPTH = 32
 MAX_COMMAS = 20_000  # bounds members and items together; the longest text holds 4096
@@ -29,6 +29,9 @@ class MalformedJson(BadRequest):
 class JsonTooComplex(Invalid):
     code = "json_too_complex"
     title = "The JSON is nested too deeply or has too many members"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, errors=[FieldError("body", detail)])
 
 
 class _RefusedError(ValueError):
