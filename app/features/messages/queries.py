@@ -7,13 +7,16 @@ few texts which come of it all stay prepared.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Integer,
     Select,
+    SQLColumnExpression,
+    Text,
+    and_,
     bindparam,
     delete,
     exists,
@@ -36,11 +39,16 @@ from app.features.chats.models import ChatRow, ParticipantRow
 from app.features.chats.policy import MAX_READ_MARK_MEMBERS, ChatType, Membership
 from app.features.messages.models import HiddenMessageRow, MentionRow, MessageRow
 from app.features.users.models import BlockRow, UsernameRow
-from app.infra.database.tx import Tx
+from app.infra.database.key_lists import KeyList, by_dialect, key_parameters
+from app.infra.database.tx import Dialect, Tx
 from app.infra.database.upsert import insert_ignore
-from app.kernel.ids import ChatId, MessageId, UserId
+from app.kernel.ids import MAX_ID, ChatId, MessageId, UserId
 
 T = TypeVar("T")
+Records = Select[*tuple[Any, ...]]
+_Conditions = list[ColumnElement[bool]]
+# Above every id.
+_TOP = str(MAX_ID + 1)
 
 
 class MessageRecord(NamedTuple):
@@ -121,93 +129,160 @@ _COLUMNS = (
 )
 
 
-def _records() -> Select[*tuple[object, ...]]:
+def _records() -> Records:
     return select(*_COLUMNS).join_from(
         MessageRow, _Target, _Target.id == MessageRow.reply_to_id, isouter=True
     )
 
 
-def _is_hidden(user_id: ColumnElement[int]) -> ColumnElement[bool]:
+def is_hidden(user_id: SQLColumnExpression[Any]) -> ColumnElement[bool]:
+    """Whether the user deleted the message for themselves.
+
+    The OFFSET keeps PostgreSQL from making a join of it: without fresh statistics it would read all
+    that the user has hidden once more for every message, instead of one entry of the index.
+    """
     return exists(
-        select(literal_column("1", Integer)).where(
+        select(literal_column("1", Integer))
+        .where(
             HiddenMessageRow.user_id == user_id,
             HiddenMessageRow.chat_id == MessageRow.chat_id,
             HiddenMessageRow.message_id == MessageRow.id,
         )
+        .offset(literal_column("0", Integer))
+        .correlate(MessageRow, ParticipantRow)
     )
 
 
 _USER = bindparam("user_id", type_=BigInteger)
+_CHAT = bindparam("chat_id", type_=BigInteger)
+_FLOOR = bindparam("floor", type_=BigInteger)
 _PIVOT = bindparam("pivot", type_=BigInteger)
-_VISIBLE = (
-    MessageRow.chat_id == bindparam("chat_id", type_=BigInteger),
-    MessageRow.id > bindparam("floor", type_=BigInteger),
-    MessageRow.deleted_at.is_(None),
-    ~_is_hidden(_USER),
-)
-_NEWEST = (
-    _records()
-    .where(*_VISIBLE)
-    .order_by(MessageRow.id.desc())
-    .limit(bindparam("older", type_=Integer))
-)
-_OLDER_IDS = (
-    select(MessageRow.id)
-    .where(*_VISIBLE, MessageRow.id < _PIVOT)
-    .order_by(MessageRow.id.desc())
-    .limit(bindparam("older", type_=Integer))
-    .subquery("older_ids")
-)
-_NEWER_IDS = (
-    select(MessageRow.id)
-    .where(*_VISIBLE, MessageRow.id >= _PIVOT)
-    .order_by(MessageRow.id)
-    .limit(bindparam("newer", type_=Integer))
-    .subquery("newer_ids")
-)
-_AROUND = (
-    _records()
-    .where(MessageRow.id.in_(union_all(select(_OLDER_IDS.c.id), select(_NEWER_IDS.c.id))))
-    .order_by(MessageRow.id.desc())
-)
+_OLDER = bindparam("older", type_=Integer)
+_NEWER = bindparam("newer", type_=Integer)
+
+
+def _visible(dialect: Dialect, *, below: bool = False, above: bool = False) -> _Conditions:
+    """What a reader sees of a chat, over the index of histories.
+
+    Comparing the id alone, PostgreSQL may walk the primary key instead, over everybody's messages:
+    comparing chat and id together fits the right index alone. SQLite needs no such hint.
+    """
+    conditions: _Conditions = [
+        MessageRow.chat_id == _CHAT,
+        MessageRow.deleted_at.is_(None),
+        ~is_hidden(_USER),
+    ]
+    if dialect == "sqlite":
+        conditions.append(MessageRow.id > _FLOOR)
+        conditions += [MessageRow.id < _PIVOT] if below else []
+        conditions += [MessageRow.id >= _PIVOT] if above else []
+        return conditions
+    place = tuple_(MessageRow.chat_id, MessageRow.id)
+    conditions.append(place > tuple_(_CHAT, _FLOOR))
+    conditions.append(place < tuple_(_CHAT, _PIVOT if below else literal_column(_TOP, BigInteger)))
+    conditions += [place >= tuple_(_CHAT, _PIVOT)] if above else []
+    return conditions
+
+
+def _newest(dialect: Dialect) -> Records:
+    return _records().where(*_visible(dialect)).order_by(*_descending()).limit(_OLDER)
+
+
+def _around(dialect: Dialect) -> Records:
+    older = select(MessageRow.id).where(*_visible(dialect, below=True))
+    newer = select(MessageRow.id).where(*_visible(dialect, above=True))
+    older_ids = older.order_by(*_descending()).limit(_OLDER).subquery("older_ids")
+    newer_ids = (
+        newer.order_by(MessageRow.chat_id, MessageRow.id).limit(_NEWER).subquery("newer_ids")
+    )
+    ids = union_all(select(older_ids.c.id), select(newer_ids.c.id))
+    return _records().where(MessageRow.id.in_(ids)).order_by(MessageRow.id.desc())
+
+
+def _descending() -> tuple[ColumnElement[ChatId], ColumnElement[MessageId]]:
+    return MessageRow.chat_id.desc(), MessageRow.id.desc()
+
+
+def _seen(dialect: Dialect) -> Select[UserId, str | None, MessageId, ChatId, bytes | None]:
+    keys = KeyList(dialect, BigInteger, Text)
+    sender_id, client_message_id = keys.columns
+    return select(
+        MessageRow.sender_id,
+        MessageRow.client_message_id,
+        MessageRow.id,
+        MessageRow.chat_id,
+        MessageRow.fingerprint,
+    ).join_from(
+        keys.table,
+        MessageRow,
+        and_(MessageRow.sender_id == sender_id, MessageRow.client_message_id == client_message_id),
+    )
+
+
+def _hidden(dialect: Dialect) -> Select[UserId, MessageId]:
+    keys = KeyList(dialect, BigInteger, BigInteger, BigInteger)
+    user_id, chat_id, message_id = keys.columns
+    return select(HiddenMessageRow.user_id, HiddenMessageRow.message_id).join_from(
+        keys.table,
+        HiddenMessageRow,
+        and_(
+            HiddenMessageRow.user_id == user_id,
+            HiddenMessageRow.chat_id == chat_id,
+            HiddenMessageRow.message_id == message_id,
+        ),
+    )
+
+
+def _memberships(dialect: Dialect) -> Select[*tuple[Any, ...]]:
+    keys = KeyList(dialect, BigInteger, BigInteger)
+    return (
+        select(*CHAT_COLUMNS, *PARTICIPANT_COLUMNS)
+        .select_from(keys.table)
+        .join(ParticipantRow, is_participant(keys))
+        .join(ChatRow, ChatRow.id == ParticipantRow.chat_id)
+        .where(ChatRow.deleted_at.is_(None))
+    )
+
+
+def _current_members(dialect: Dialect) -> Select[ChatId, UserId, MessageId]:
+    keys = KeyList(dialect, BigInteger, BigInteger)
+    return (
+        select(ParticipantRow.chat_id, ParticipantRow.user_id, ParticipantRow.last_read_message_id)
+        .join_from(keys.table, ParticipantRow, is_participant(keys))
+        .where(ParticipantRow.role.in_(CURRENT))
+    )
+
+
+def _blocks(dialect: Dialect) -> Select[UserId, UserId]:
+    keys = KeyList(dialect, BigInteger, BigInteger)
+    owner_id, user_id = keys.columns
+    return select(BlockRow.owner_id, BlockRow.user_id).join_from(
+        keys.table, BlockRow, and_(BlockRow.owner_id == owner_id, BlockRow.user_id == user_id)
+    )
+
+
+def is_participant(keys: KeyList) -> ColumnElement[bool]:
+    """For keys of (chat, user)."""
+    chat_id, user_id = keys.columns
+    return and_(ParticipantRow.chat_id == chat_id, ParticipantRow.user_id == user_id)
+
+
+_NEWEST = by_dialect(_newest)
+_AROUND = by_dialect(_around)
+_SEEN = by_dialect(_seen)
+_HIDDEN = by_dialect(_hidden)
+_MEMBERSHIPS = by_dialect(_memberships)
+_CURRENT_MEMBERS = by_dialect(_current_members)
+_BLOCKS = by_dialect(_blocks)
 _BY_IDS = _records().where(MessageRow.id.in_(bindparam("ids", expanding=True)))
 _BY_ID_FOR = (
     _records()
-    .add_columns(_is_hidden(_USER))
+    .add_columns(is_hidden(_USER))
     .where(MessageRow.id == bindparam("message_id", type_=BigInteger))
-)
-_SEEN = select(
-    MessageRow.sender_id,
-    MessageRow.client_message_id,
-    MessageRow.id,
-    MessageRow.chat_id,
-    MessageRow.fingerprint,
-).where(
-    tuple_(MessageRow.sender_id, MessageRow.client_message_id).in_(
-        bindparam("keys", expanding=True)
-    )
 )
 _REPLY_TARGETS = select(
     MessageRow.id, MessageRow.chat_id, MessageRow.sender_id, MessageRow.body
 ).where(MessageRow.id.in_(bindparam("ids", expanding=True)), MessageRow.deleted_at.is_(None))
-_HIDDEN = select(HiddenMessageRow.user_id, HiddenMessageRow.message_id).where(
-    tuple_(HiddenMessageRow.user_id, HiddenMessageRow.chat_id, HiddenMessageRow.message_id).in_(
-        bindparam("keys", expanding=True)
-    )
-)
-_MEMBERSHIPS = (
-    select(*CHAT_COLUMNS, *PARTICIPANT_COLUMNS)
-    .join(ParticipantRow, ParticipantRow.chat_id == ChatRow.id)
-    .where(
-        ChatRow.deleted_at.is_(None),
-        tuple_(ParticipantRow.chat_id, ParticipantRow.user_id).in_(
-            bindparam("pairs", expanding=True)
-        ),
-    )
-)
-_BLOCKS = select(BlockRow.owner_id, BlockRow.user_id).where(
-    tuple_(BlockRow.owner_id, BlockRow.user_id).in_(bindparam("pairs", expanding=True))
-)
 _HEADINGS = select(
     ChatRow.id,
     ChatRow.type,
@@ -215,19 +290,9 @@ _HEADINGS = select(
     ChatRow.username,
     ChatRow.deleted_at,
 ).where(ChatRow.id.in_(bindparam("ids", expanding=True)))
-_CURRENT_MEMBERS = select(ParticipantRow.chat_id, ParticipantRow.user_id).where(
-    tuple_(ParticipantRow.chat_id, ParticipantRow.user_id).in_(bindparam("pairs", expanding=True)),
-    ParticipantRow.role.in_(CURRENT),
-)
 _USERS_BY_NAME = select(UsernameRow.name_key, UsernameRow.user_id).where(
     UsernameRow.name_key.in_(bindparam("names", expanding=True)),
     UsernameRow.user_id.is_not(None),
-)
-_MARKS = select(
-    ParticipantRow.chat_id, ParticipantRow.user_id, ParticipantRow.last_read_message_id
-).where(
-    tuple_(ParticipantRow.chat_id, ParticipantRow.user_id).in_(bindparam("pairs", expanding=True)),
-    ParticipantRow.role.in_(CURRENT),
 )
 _TOLD_OF_MARKS = select(ChatRow.id).where(
     ChatRow.id.in_(bindparam("ids", expanding=True)),
@@ -294,7 +359,7 @@ async def list_newest(tx: Tx, bounds: PageBounds, *, count: int) -> list[Message
         "floor": bounds.floor,
         "older": count,
     }
-    return [MessageRecord._make(row) for row in await tx.all(_NEWEST, parameters)]
+    return [MessageRecord._make(row) for row in await tx.all(_NEWEST[tx.dialect], parameters)]
 
 
 async def list_around(
@@ -309,7 +374,7 @@ async def list_around(
         "older": older,
         "newer": newer,
     }
-    return [MessageRecord._make(row) for row in await tx.all(_AROUND, parameters)]
+    return [MessageRecord._make(row) for row in await tx.all(_AROUND[tx.dialect], parameters)]
 
 
 async def find_seen(
@@ -318,7 +383,7 @@ async def find_seen(
     """Earlier sends by (sender, client id)."""
     if not keys:
         return {}
-    rows = await tx.all(_SEEN, {"keys": padded(keys)})
+    rows = await tx.all(_SEEN[tx.dialect], key_parameters(tx.dialect, keys))
     seen = [SeenSend._make(row) for row in rows]
     return {(send.sender_id, send.client_message_id): send for send in seen}
 
@@ -327,7 +392,7 @@ async def load_memberships(
     tx: Tx, pairs: Collection[tuple[ChatId, UserId]]
 ) -> dict[tuple[ChatId, UserId], Membership]:
     """The current memberships among these (chat, user); the hot twin of `chats.access`."""
-    rows = await tx.all(_MEMBERSHIPS, {"pairs": padded(pairs)})
+    rows = await tx.all(_MEMBERSHIPS[tx.dialect], key_parameters(tx.dialect, pairs))
     memberships = [membership_from_row(row, now=tx.now) for row in rows]
     return {(m.chat.id, m.user_id): m for m in memberships if m.is_current}
 
@@ -338,7 +403,10 @@ async def find_blocks(
     """Which of these (owner, user) are blocks: the owner has blocked the user."""
     if not pairs:
         return set()
-    return {(row[0], row[1]) for row in await tx.all(_BLOCKS, {"pairs": padded(pairs)})}
+    return {
+        (row[0], row[1])
+        for row in await tx.all(_BLOCKS[tx.dialect], key_parameters(tx.dialect, pairs))
+    }
 
 
 async def load_reply_targets(
@@ -358,7 +426,10 @@ async def find_hidden(
     """Which of these (user, chat, message) the user deleted for themselves."""
     if not keys:
         return set()
-    return {(row[0], row[1]) for row in await tx.all(_HIDDEN, {"keys": padded(keys)})}
+    return {
+        (row[0], row[1])
+        for row in await tx.all(_HIDDEN[tx.dialect], key_parameters(tx.dialect, keys))
+    }
 
 
 async def load_headings(tx: Tx, chat_ids: Collection[ChatId]) -> dict[ChatId, ChatHeading]:
@@ -375,7 +446,7 @@ async def find_current_members(
     """Which of these (chat, user) are members at present."""
     if not pairs:
         return set()
-    rows = await tx.all(_CURRENT_MEMBERS, {"pairs": padded(pairs)})
+    rows = await tx.all(_CURRENT_MEMBERS[tx.dialect], key_parameters(tx.dialect, pairs))
     return {(row[0], row[1]) for row in rows}
 
 
@@ -406,7 +477,7 @@ async def load_marks(
     """The present read marks of those (chat, user) who are members."""
     if not pairs:
         return {}
-    rows = await tx.all(_MARKS, {"pairs": padded(pairs)})
+    rows = await tx.all(_CURRENT_MEMBERS[tx.dialect], key_parameters(tx.dialect, pairs))
     return {(row[0], row[1]): row[2] for row in rows}
 
 

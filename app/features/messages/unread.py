@@ -3,13 +3,24 @@
 from collections.abc import Collection
 from typing import NamedTuple
 
-from sqlalchemy import Integer, Select, Text, bindparam, func, literal_column, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Select,
+    Text,
+    func,
+    literal_column,
+    select,
+    tuple_,
+)
 
 from app.features.chats.access import CURRENT
 from app.features.chats.models import ParticipantRow
-from app.features.messages.models import HiddenMessageRow, MentionRow, MessageRow
-from app.features.messages.queries import padded
-from app.infra.database.tx import Tx
+from app.features.messages.models import MentionRow, MessageRow
+from app.features.messages.queries import is_hidden, is_participant
+from app.infra.database.key_lists import KeyList, by_dialect, key_parameters
+from app.infra.database.tx import Dialect, Tx
 from app.kernel.ids import ChatId, UserId
 
 UNREAD_CAP = 1000
@@ -29,30 +40,21 @@ class Unread(NamedTuple):
 NOTHING_UNREAD = Unread(0, 0, is_capped=False)
 
 
-def _count_statement() -> Select[ChatId, UserId, int, int]:
-    hidden = (
-        select(_ONE)
-        .where(
-            HiddenMessageRow.user_id == ParticipantRow.user_id,
-            HiddenMessageRow.chat_id == MessageRow.chat_id,
-            HiddenMessageRow.message_id == MessageRow.id,
-        )
-        .correlate(ParticipantRow, MessageRow)
-        .exists()
-    )
-    # One above the cap tells "exactly 1,000" from "more". The mark is never below what the reader
-    # may see, so it is the only lower bound: an index range, whose other end is the cap.
+def _count(dialect: Dialect) -> Select[ChatId, UserId, int, int]:
+    # The mark is never below what the reader may see, so it is the only lower bound: a range of
+    # the index, whose other end is the cap. One above the cap tells "exactly 1,000" from "more".
     messages = (
         select(_ONE.label("one"))
         .where(
             MessageRow.chat_id == ParticipantRow.chat_id,
-            MessageRow.id > ParticipantRow.last_read_message_id,
+            _above(dialect),
             MessageRow.deleted_at.is_(None),
             MessageRow.type != _SERVICE,
             MessageRow.sender_id != ParticipantRow.user_id,
-            ~hidden,
+            ~is_hidden(ParticipantRow.user_id),
         )
         .correlate(ParticipantRow)
+        .order_by(MessageRow.chat_id, MessageRow.id)
         .limit(UNREAD_CAP + 1)
         .subquery("unread")
     )
@@ -67,20 +69,31 @@ def _count_statement() -> Select[ChatId, UserId, int, int]:
         .limit(UNREAD_CAP)
         .subquery("mentions")
     )
-    return select(
-        ParticipantRow.chat_id,
-        ParticipantRow.user_id,
-        select(func.count()).select_from(messages).scalar_subquery(),
-        select(func.count()).select_from(mentions).scalar_subquery(),
-    ).where(
-        tuple_(ParticipantRow.chat_id, ParticipantRow.user_id).in_(
-            bindparam("pairs", expanding=True)
-        ),
-        ParticipantRow.role.in_(CURRENT),
+    keys = KeyList(dialect, BigInteger, BigInteger)
+    return (
+        select(
+            ParticipantRow.chat_id,
+            ParticipantRow.user_id,
+            select(func.count()).select_from(messages).scalar_subquery(),
+            select(func.count()).select_from(mentions).scalar_subquery(),
+        )
+        .join_from(keys.table, ParticipantRow, is_participant(keys))
+        .where(ParticipantRow.role.in_(CURRENT))
     )
 
 
-_COUNT = _count_statement()
+def _above(dialect: Dialect) -> ColumnElement[bool]:
+    """Messages above the reader's mark, as a range of an index that begins with the chat.
+
+    Comparing the id alone, PostgreSQL may walk the primary key instead, over everybody's messages.
+    """
+    mark = ParticipantRow.last_read_message_id
+    if dialect == "sqlite":
+        return MessageRow.id > mark
+    return tuple_(MessageRow.chat_id, MessageRow.id) > tuple_(ParticipantRow.chat_id, mark)
+
+
+_COUNT = by_dialect(_count)
 
 
 async def count_unread(
@@ -89,7 +102,7 @@ async def count_unread(
     """What is unread for each (chat, user), in one statement; whoever is not in the chat is left out."""
     if not pairs:
         return {}
-    rows = await tx.all(_COUNT, {"pairs": padded(pairs)})
+    rows = await tx.all(_COUNT[tx.dialect], key_parameters(tx.dialect, pairs))
     return {
         (chat_id, user_id): Unread(min(count, UNREAD_CAP), mentions, is_capped=count > UNREAD_CAP)
         for chat_id, user_id, count, mentions in rows
