@@ -31,6 +31,7 @@ async def post_send_verification(
         keyring=services.keyring,
         index=services.index,
         hasher=services.rules.one(CodeHasher),
+        events=services.events,
         limits=services.settings.sms,
         phone=body.phone,
         address=address,

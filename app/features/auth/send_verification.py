@@ -16,6 +16,8 @@ from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.infra.sms.port import SmsSender, SmsUnavailable
 from app.kernel.addresses import network_of
+from app.kernel.events import EventSink, SecurityEvent
+from app.kernel.problems import RateLimited
 from app.settings import SmsSettings
 
 CODE_LIFETIME = timedelta(minutes=5)
@@ -41,6 +43,7 @@ async def send_verification(
     keyring: Keyring,
     index: BlindIndex,
     hasher: CodeHasher,
+    events: EventSink,
     limits: SmsSettings,
     phone: str,
     address: str,
@@ -68,7 +71,11 @@ async def send_verification(
         quotas = await take_quota(tx, limits, asker=asker)
         return await _insert(tx, keyring, asker, verification_id, e164), quotas
 
-    row_id, quotas = await db.write(begin)
+    try:
+        row_id, quotas = await db.write(begin)
+    except RateLimited:
+        events.record(SecurityEvent("sign_in_code_limited"))
+        raise
     code_hash = await hasher.hash(verification_id, code)
     try:
         await _send(sms, e164, code, seconds=limits.timeout_seconds)

@@ -77,6 +77,7 @@ class Desk:
             keyring=self.world.keyring,
             index=self.world.index,
             hasher=self.hasher,
+            events=self.world.events,
             limits=self.limits,
             phone=phone,
             address=address,
@@ -287,6 +288,7 @@ async def test_parallel_requests_keep_to_the_limit(desk: Desk) -> None:
     assert sum(isinstance(outcome, SentCode) for outcome in outcomes) == 3
     assert sum(isinstance(outcome, RateLimited) for outcome in outcomes) == 17
     assert len(desk.inbox.sent) == 3
+    assert desk.world.events.names() == ["sign_in_code_limited"] * 17
 
 
 async def test_one_address_is_limited_over_all_phones_and_a_64_is_one_address(desk: Desk) -> None:
