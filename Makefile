@@ -1,7 +1,7 @@
 # Needs make and Python 3.11 or newer. Everything is installed into .venv from the locks.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench fuzz audit migration lock clean runtime dev
+.PHONY: help run test check format bench fuzz docs audit migration lock clean runtime dev
 
 runtime:
 	@sh scripts/venv.sh requirements.txt
@@ -33,6 +33,10 @@ bench: dev ## measure a real server under load, on SQLite and on PostgreSQL with
 
 fuzz: dev ## the generated tests with full numbers of examples; takes long
 	@HYPOTHESIS_PROFILE=fuzz .venv/bin/python -m pytest tests/unit tests/contract $(args)
+
+docs: dev ## write env.example and docs/problems.md anew from the code
+	@.venv/bin/python -m app.admin env-example > .docs.tmp && mv .docs.tmp env.example
+	@.venv/bin/python -m app.admin problems > .docs.tmp && mv .docs.tmp docs/problems.md
 
 audit: dev ## ask the advisory databases about every locked dependency
 	.venv/bin/pip-audit --require-hashes --disable-pip -r requirements-dev.txt

@@ -16,7 +16,7 @@ HTTP, the same document as the `error` of a WebSocket frame. Clients switch on `
 changes; titles and details are for people. `status` is what HTTP answers. 422 also carries `errors`,
 a list of `{field, message}` that never repeats the value; 429 and 503 carry `Retry-After`.
 
-This page is written by `python -m app.admin problems`.
+This page is written by `make docs`.
 
 | code | status | what it says |
 | --- | --- | --- |

@@ -53,5 +53,5 @@ def test_slices_declare_their_problems_in_errors_files(problems: list[type[Probl
 
 def test_the_page_of_problems_names_every_code(problems: list[type[Problem]]) -> None:
     page = (ROOT / "docs" / "problems.md").read_text()
-    assert page == render_problem_list(), "write it anew: python -m app.admin problems"
+    assert page == render_problem_list(), "write it anew: make docs"
     assert [problem.code for problem in problems if f"| `{problem.code}` |" not in page] == []
