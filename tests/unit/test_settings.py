@@ -9,7 +9,11 @@ from app.bootstrap import list_start_faults
 from app.settings import GROUPS, SettingsError, load_settings
 from tests.support.servers import ROOT
 
-STRONG = {"SECRET_KEY": "aB3" * 20, "MASTER_KEY": "xY7pQ" * 12, "INDEX_KEY": "kL9wZ2" * 10}
+STRONG = {
+    "SECRET_KEY": "lO5XLUxcT5dfzzqPOxruywNuQL9isiYcfwtTRZrXGJX6c_TD",
+    "MASTER_KEY": "RBwji5xSCLaJaJKJGtZDftOklmTT9ijBwETjmuJq5wdvPC3a",
+    "INDEX_KEY": "NwIaXuyqcUqgdJivF349qK4odhCL_KcERy8lV6H4Z4zwnAKx",
+}
 
 
 @pytest.fixture(autouse=True)
