@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import bindparam, select, tuple_
 
 from app.features.chats.errors import ChatForbidden, ChatNotFound, MemberNotFound
 from app.features.chats.models import ChatRow, ParticipantRow
@@ -57,6 +57,10 @@ _MEMBERSHIPS = (
     .join(ParticipantRow, ParticipantRow.chat_id == ChatRow.id)
     .where(ChatRow.deleted_at.is_(None))
 )
+# Built once: every request of a member asks it.
+_MEMBERSHIP = _MEMBERSHIPS.where(
+    ChatRow.id == bindparam("of_chat"), ParticipantRow.user_id == bindparam("of_user")
+)
 
 
 async def get_membership(tx: Tx, user_id: UserId, chat_id: ChatId) -> Membership:
@@ -79,8 +83,7 @@ async def find_membership(tx: Tx, user_id: UserId, chat_id: ChatId) -> Membershi
 
 async def find_any_membership(tx: Tx, user_id: UserId, chat_id: ChatId) -> Membership | None:
     """Also of those who left or were banned; None for whoever never was in the chat."""
-    statement = _MEMBERSHIPS.where(ChatRow.id == chat_id, ParticipantRow.user_id == user_id)
-    row = await tx.first(statement)
+    row = await tx.first(_MEMBERSHIP, {"of_chat": chat_id, "of_user": user_id})
     return None if row is None else membership_from_row(row, now=tx.now)
 
 

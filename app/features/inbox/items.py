@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
-from app.features.chats.access import chat_from_row, membership_from_row
+from app.features.chats.access import membership_from_row
 from app.features.chats.policy import Membership, permission_names
 from app.features.chats.render import ChatView, render_chat
 from app.features.inbox.queries import read_item_rows
@@ -139,7 +139,7 @@ async def _load_newest(
         floor = max(membership.first_visible_id - 1, membership.cleared_id)
         floors[chat_id] = max(floors.get(chat_id, 0), floor)
     newest = {row.newest_visible_id for row in rows if row.newest_visible_id is not None}
-    chats = {row.id: chat_from_row(row) for row in rows}
+    chats = {membership.chat.id: membership.chat for membership in memberships.values()}
     return await load_messages(tx, keyring, newest, chats=chats, floors=floors)
 
 

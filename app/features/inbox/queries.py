@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, func, or_, select, tuple_, update
 from sqlalchemy.orm import aliased
 
 from app.features.chats.access import CURRENT, PARTICIPANT_COLUMNS
@@ -12,6 +12,7 @@ from app.features.chats.models import ChatRow, ParticipantRow
 from app.features.chats.policy import MAX_READ_MARK_MEMBERS, ChatType
 from app.features.chats.queries import CHATS_WITH_SEQ, VIEW_COLUMNS
 from app.features.messages.models import HiddenMessageRow, MessageRow
+from app.features.messages.queries import padded
 from app.features.updates.models import ScopeRow
 from app.infra.database.tx import Tx
 from app.kernel.ids import ChatId, UserId
@@ -53,23 +54,17 @@ async def list_positions(
     limit: int,
 ) -> list[Position]:
     """The next chats of the list, without those that were `seen`."""
-    statement = (
-        select(ParticipantRow.is_pinned, _newest_at, ParticipantRow.chat_id)
-        .join(ChatRow, ChatRow.id == ParticipantRow.chat_id)
-        .where(
-            ParticipantRow.user_id == viewer,
-            ParticipantRow.is_archived.is_(archived),
-            _IS_CURRENT,
-            _IS_OPEN,
-        )
-        .order_by(ParticipantRow.is_pinned.desc(), _newest_at.desc(), ParticipantRow.chat_id.desc())
-        .limit(limit)
-    )
+    parameters: dict[str, object] = {
+        "viewer": viewer,
+        "archived": archived,
+        "seen": list(seen),
+        "page": limit,
+    }
+    statement = _FIRST
     if after is not None:
-        statement = statement.where(_is_behind(after))
-    if seen:
-        statement = statement.where(ParticipantRow.chat_id.not_in(seen))
-    return [Position(*row) for row in await tx.all(statement)]
+        statement = _BEHIND_PINNED if after.is_pinned else _BEHIND
+        parameters |= {"newest_at": after.newest_at, "chat": after.chat_id}
+    return [Position(*row) for row in await tx.all(statement, parameters)]
 
 
 async def read_item_rows(tx: Tx, pairs: Sequence[tuple[UserId, ChatId]]) -> Sequence[Any]:
@@ -77,10 +72,15 @@ async def read_item_rows(tx: Tx, pairs: Sequence[tuple[UserId, ChatId]]) -> Sequ
     far others have read. Only of chats that the user is in.
     """
     wanted = sorted({(chat_id, user_id) for user_id, chat_id in pairs})
+    viewers = {user_id for _, user_id in wanted}
     rows: list[Any] = []
     for start in range(0, len(wanted), _PAIRS_A_STATEMENT):
         chunk = wanted[start : start + _PAIRS_A_STATEMENT]
-        rows += await tx.all(_ITEMS.where(_is_one_of(chunk)))
+        if len(viewers) == 1:
+            chats = padded([chat_id for chat_id, _ in chunk])
+            rows += await tx.all(_ITEMS_OF_ONE, {"viewer": wanted[0][1], "chats": chats})
+        else:
+            rows += await tx.all(_ITEMS_OF_MANY, {"pairs": padded(chunk)})
     return rows
 
 
@@ -92,8 +92,10 @@ async def find_settings(
     wanted = sorted({(chat_id, user_id) for user_id, chat_id in pairs})
     found: dict[tuple[UserId, ChatId], Settings] = {}
     for start in range(0, len(wanted), _PAIRS_A_STATEMENT):
+        chunk = wanted[start : start + _PAIRS_A_STATEMENT]
         statement = select(ParticipantRow.user_id, ParticipantRow.chat_id, *columns).where(
-            _is_one_of(wanted[start : start + _PAIRS_A_STATEMENT]), ParticipantRow.role.in_(CURRENT)
+            tuple_(ParticipantRow.chat_id, ParticipantRow.user_id).in_(chunk),
+            ParticipantRow.role.in_(CURRENT),
         )
         for user_id, chat_id, is_pinned, is_archived, muted_until in await tx.all(statement):
             found[user_id, chat_id] = Settings(is_pinned, is_archived, muted_until)
@@ -118,28 +120,6 @@ async def count_pinned(tx: Tx, user_id: UserId) -> tuple[int, int]:
     )
     row = await tx.first(statement)
     return (0, 0) if row is None else (row[0], row[1])
-
-
-def _is_behind(after: Position) -> ColumnElement[bool]:
-    lower = and_(
-        ParticipantRow.is_pinned.is_(after.is_pinned),
-        or_(
-            _newest_at < after.newest_at,
-            and_(_newest_at == after.newest_at, ParticipantRow.chat_id < after.chat_id),
-        ),
-    )
-    return or_(ParticipantRow.is_pinned.is_(False), lower) if after.is_pinned else lower
-
-
-def _is_one_of(pairs: Sequence[tuple[ChatId, UserId]]) -> ColumnElement[bool]:
-    """One person's chats by plain lists: both databases then walk the person's index."""
-    users = {user_id for _, user_id in pairs}
-    if len(users) == 1:
-        return and_(
-            ParticipantRow.user_id == next(iter(users)),
-            ParticipantRow.chat_id.in_([chat_id for chat_id, _ in pairs]),
-        )
-    return tuple_(ParticipantRow.chat_id, ParticipantRow.user_id).in_(pairs)
 
 
 def _newest_visible() -> ColumnElement[Any]:
@@ -212,3 +192,30 @@ _ITEMS = (
     .join(ScopeRow, CHATS_WITH_SEQ)
     .where(_IS_CURRENT)
 )
+# Built once, for building them takes longer than running them.
+_ITEMS_OF_ONE = _ITEMS.where(
+    ParticipantRow.user_id == bindparam("viewer"),
+    ParticipantRow.chat_id.in_(bindparam("chats", expanding=True)),
+)
+_ITEMS_OF_MANY = _ITEMS.where(
+    tuple_(ParticipantRow.chat_id, ParticipantRow.user_id).in_(bindparam("pairs", expanding=True))
+)
+_FIRST = (
+    select(ParticipantRow.is_pinned, _newest_at, ParticipantRow.chat_id)
+    .join(ChatRow, ChatRow.id == ParticipantRow.chat_id)
+    .where(
+        ParticipantRow.user_id == bindparam("viewer"),
+        ParticipantRow.is_archived == bindparam("archived"),
+        ParticipantRow.chat_id.not_in(bindparam("seen", expanding=True)),
+        _IS_CURRENT,
+        _IS_OPEN,
+    )
+    .order_by(ParticipantRow.is_pinned.desc(), _newest_at.desc(), ParticipantRow.chat_id.desc())
+    .limit(bindparam("page"))
+)
+_is_older = or_(
+    _newest_at < bindparam("newest_at"),
+    and_(_newest_at == bindparam("newest_at"), ParticipantRow.chat_id < bindparam("chat")),
+)
+_BEHIND_PINNED = _FIRST.where(or_(ParticipantRow.is_pinned.is_(False), _is_older))
+_BEHIND = _FIRST.where(ParticipantRow.is_pinned.is_(False), _is_older)
