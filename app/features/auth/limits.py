@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, FromClause, exists, func, or_, select, true
 
 from app.features.auth.models import VerificationRow
 from app.infra.database.tx import Tx
@@ -61,6 +61,14 @@ class Quota:
     @property
     def remaining(self) -> int:
         return max(0, self.limit - self.used)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    name: str | None
+    counted: ColumnElement[bool]
+    limit: int
+    window: timedelta
 
 
 async def take_quota(tx: Tx, limits: SmsSettings, *, asker: Asker) -> list[Quota]:
@@ -129,6 +137,7 @@ def tries_allowed(wrong_elsewhere: int) -> int:
 
 
 async def _read_quotas(tx: Tx, limits: SmsSettings, asker: Asker) -> list[Quota]:
+    """One statement, the same for every phone and address, so that its time tells nothing."""
     row = VerificationRow
     same_phone = row.phone_index == asker.phone_index
     same_address = row.address_index == asker.address_index
@@ -136,49 +145,46 @@ async def _read_quotas(tx: Tx, limits: SmsSettings, asker: Asker) -> list[Quota]
     was_not_failed = or_(row.replaced_at.is_(None), row.code_hash.is_not(None))
     pair = same_phone & same_address & was_not_failed
     pair_a_day = max(limits.limit_per_phone + 1, limits.limit_per_day // _PAIR_SHARE_OF_DAY)
+    rules = (
+        _Rule("phone", pair, limits.limit_per_phone, _PAIR_WINDOW),
+        _Rule("phone-day", pair, pair_a_day, _DAY),
+        _Rule("address", same_address, limits.limit_per_address, _HOUR),
+        _Rule(None, same_phone, limits.limit_per_day, _DAY),
+        _Rule(None, row.prefix == asker.prefix, limits.limit_per_prefix, _HOUR),
+    )
+    is_known = exists().where(
+        same_phone,
+        same_address,
+        row.used_at.is_not(None),
+        row.created_at > tx.now - KNOWN_FOR,
+    )
+    usages = [_usage(rule, since=tx.now - rule.window) for rule in rules]
+    joined = usages[0]
+    for usage in usages[1:]:
+        joined = joined.join(usage, true())
+    columns = [column for usage in usages for column in (usage.c.used, usage.c.oldest)]
+    found = await tx.first(select(is_known, *columns).select_from(joined))
+    values = list(found or ())
     quotas = [
-        await _count(tx, pair, limits.limit_per_phone, _PAIR_WINDOW, name="phone"),
-        await _count(tx, pair, pair_a_day, _DAY, name="phone-day"),
-        await _count(tx, same_address, limits.limit_per_address, _HOUR, name="address"),
+        _quota(rule, used=values[1 + 2 * place], oldest=values[2 + 2 * place], now=tx.now)
+        for place, rule in enumerate(rules)
     ]
-    if not await _is_known(tx, same_phone & same_address):
-        same_range = row.prefix == asker.prefix
-        quotas += [
-            await _count(tx, same_phone, limits.limit_per_day, _DAY, name=None),
-            await _count(tx, same_range, limits.limit_per_prefix, _HOUR, name=None),
-        ]
-    return quotas
+    return [quota for quota in quotas if quota.name is not None or not values[0]]
 
 
-async def _count(
-    tx: Tx, condition: ColumnElement[bool], limit: int, window: timedelta, *, name: str | None
-) -> Quota:
+def _usage(rule: _Rule, *, since: datetime) -> FromClause:
     """The newest `limit` entries decide: with the oldest of them the next place comes free."""
     newest = (
         select(VerificationRow.created_at)
-        .where(condition, VerificationRow.created_at > tx.now - window)
+        .where(rule.counted, VerificationRow.created_at > since)
         .order_by(VerificationRow.created_at.desc())
-        .limit(limit)
+        .limit(rule.limit)
         .subquery()
     )
-    row = await tx.first(select(func.count(), func.min(newest.c.created_at)))
-    used, oldest = (0, None) if row is None else (int(row[0]), _moment(row[1]))
-    resets_in = window if oldest is None else oldest + window - tx.now
-    return Quota(name, limit, window, used, resets_in)
+    used, oldest = func.count().label("used"), func.min(newest.c.created_at).label("oldest")
+    return select(used, oldest).select_from(newest).subquery()
 
 
-def _moment(value: object) -> datetime | None:
-    return value if isinstance(value, datetime) else None
-
-
-async def _is_known(tx: Tx, pair: ColumnElement[bool]) -> bool:
-    found = await tx.scalar(
-        select(VerificationRow.id)
-        .where(
-            pair,
-            VerificationRow.used_at.is_not(None),
-            VerificationRow.created_at > tx.now - KNOWN_FOR,
-        )
-        .limit(1)
-    )
-    return found is not None
+def _quota(rule: _Rule, *, used: int, oldest: datetime | None, now: datetime) -> Quota:
+    resets_in = rule.window if oldest is None else oldest + rule.window - now
+    return Quota(rule.name, rule.limit, rule.window, used, resets_in)
