@@ -26,6 +26,7 @@ from app.kernel.announcements import Announcement
 from app.kernel.ids import ChatId, MessageId, UserId
 from app.kernel.problems import Problem
 from app.kernel.scopes import Scope, ScopeKind
+from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
 from app.transport.websocket.hub import Hub
 from app.transport.websocket.outgoing import OutFrame, render_frame
@@ -125,6 +126,13 @@ class Fanout:
             if oldest is not None and oldest < first_visible_id:
                 frame = hide_from_newcomer(frame, first_visible_id)
         return OutFrame(frame)
+
+    def drop(self, connection: Connection, scope: Scope) -> None:
+        """The membership is over; the socket of that chat alone has nothing left to tell."""
+        if scope in connection.scopes:
+            self.hub.unfollow(connection, scope)
+            if connection.chat_id == scope.id:
+                connection.close(CloseCode.NOT_ALLOWED)
 
     def forget(self, connection: Connection) -> None:
         """The socket has closed."""
@@ -260,7 +268,7 @@ class Fanout:
             if (connection.user_id, ChatId(scope.id)) not in members:
                 after = self.hub.followers(scope).get(connection)
                 if after is not None and after <= ranges[scope][0]:
-                    self.hub.unfollow(connection, scope)
+                    self.drop(connection, scope)
         self._skip(scope for scope in ranges if scope not in pages.updates)
         for scope, updates in pages.updates.items():
             self._publish_filled(scope, updates)

@@ -55,23 +55,20 @@ class Follower:
 
     def apply(self, update: Announcement) -> None:
         """The sockets just got this update; `Fanout` calls it in order."""
+        hub = self._fanout.hub
         if update.left:
-            for connection in self._fanout.hub.part(update.scope, update.seq, update.left):
-                self._end_chat_socket(connection, update.scope)
-        if update.scope.kind is ScopeKind.CHAT:
-            if _type_of(update) == "chat_deleted":
-                for connection in list(self._fanout.hub.followers(update.scope)):
-                    self._stop(connection, update.scope)
-            return
+            for connection in hub.part(update.scope, update.seq, update.left):
+                if connection.chat_id == update.scope.id:
+                    connection.close(CloseCode.NOT_ALLOWED)
         match _type_of(update):
-            case "chat_created":
-                followers = self._fanout.hub.followers(update.scope)
-                self._begin(
-                    update,
-                    [connection for connection, after in followers.items() if after < update.seq],
-                )
-            case "chat_removed":
+            case "chat_created" if update.scope.kind is ScopeKind.USER:
+                followers = hub.followers(update.scope).items()
+                self._begin(update, [it for it, after in followers if after < update.seq])
+            case "chat_removed" if update.scope.kind is ScopeKind.USER:
                 self._remove(update)
+            case "chat_deleted":
+                for connection in list(hub.followers(update.scope)):
+                    self._stop(connection, update.scope)
             case _:
                 pass
 
@@ -125,13 +122,7 @@ class Follower:
 
     def _stop(self, connection: Connection, scope: Scope) -> None:
         self._wanted.pop((connection, ChatId(scope.id)), None)
-        if scope in connection.scopes:
-            self._fanout.hub.unfollow(connection, scope)
-            self._end_chat_socket(connection, scope)
-
-    def _end_chat_socket(self, connection: Connection, scope: Scope) -> None:
-        if connection.chat_id == scope.id:
-            connection.close(CloseCode.NOT_ALLOWED)
+        self._fanout.drop(connection, scope)
 
     async def _follow(self, wanted: dict[tuple[Connection, ChatId], int]) -> None:
         pairs = [(connection.user_id, chat_id) for connection, chat_id in wanted]
@@ -146,7 +137,7 @@ class Follower:
                 continue
             following = found.get((connection.user_id, chat_id))
             if following is None:
-                self._fanout.hub.unfollow(connection, scope)
+                self._fanout.drop(connection, scope)
                 continue
             self._fanout.begin(scope, following.seq)
             self._fanout.hide_before(connection, scope, following.first_visible_id)

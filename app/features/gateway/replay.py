@@ -7,7 +7,7 @@ two pages the client must have taken most of the first, so that a replay never f
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from app.features.gateway.fanout import Fanout
@@ -37,11 +37,18 @@ Followings = Mapping[tuple[UserId, ChatId], Following]
 
 @dataclass(slots=True)
 class Range:
-    """Replay what is above `after` up to `upto`; up to `live` was sent already, as it happened."""
+    """Replay what is above `after` up to `upto`; up to `live` was sent already, as it happened.
+
+    `floor`: the number that the client was told it follows from.
+    """
 
     after: int
     upto: int
     live: int
+    floor: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.floor = self.upto
 
 
 class Replayer:
@@ -55,11 +62,14 @@ class Replayer:
         self.slots = asyncio.Semaphore(CONCURRENT_READS)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def settle(self, connection: Connection, scope: Scope, upto: int) -> bool:
+    def settle(
+        self, connection: Connection, scope: Scope, upto: int, *, floor: int | None = None
+    ) -> bool:
         """Go live behind `upto`; False if the log must be read on first."""
         hub = self._fanout.hub
         held = hub.held(connection, scope)
-        if not hub.settle(connection, scope, upto, self._fanout.last(scope)):
+        last = self._fanout.last(scope)
+        if not hub.settle(connection, scope, upto, last=last, floor=floor):
             return False
         for seq, frame in held:
             if seq > upto:
@@ -94,7 +104,7 @@ class Replayer:
                 following = followings.get((connection.user_id, ChatId(scope.id)))
                 if scope.kind is ScopeKind.CHAT and following is None:
                     # The end of the membership is on its way to the socket.
-                    self._fanout.hub.unfollow(connection, scope)
+                    self._fanout.drop(connection, scope)
                 elif following is not None and following.joined_seq > chunk[scope].after:
                     self._reset(connection, scope, chunk[scope])
                 else:
@@ -116,7 +126,7 @@ class Replayer:
                 del todo[scope]
             elif span.after >= span.upto:
                 span.after = max(span.after, span.live)
-                if self.settle(connection, scope, span.after):
+                if self.settle(connection, scope, span.after, floor=span.floor):
                     del todo[scope]
                 else:
                     span.upto = _TO_THE_END

@@ -49,7 +49,7 @@ class Resumer:
         for wire, seq in refused.items():
             connection.send(render_reset(wire, seq))
         await self._replayer.replay(connection, ranges)
-        reached = {scope.wire: span.upto for scope, span in ranges.items()}
+        reached = {scope.wire: span.floor for scope, span in ranges.items()}
         connection.send(render_frame("resumed", {"state": reached}, request_id=request_id))
 
     def _hold(

@@ -26,6 +26,8 @@ Send = Callable[[AsgiMessage], Awaitable[None]]
 # A closed socket gets this long to take its close frame.
 _CLOSING_SECONDS = 10.0
 _DRAIN_POLL_SECONDS = 0.02
+# A replay waits this long for a client that takes nothing.
+_STALLED_SECONDS = 30.0
 
 
 class Connection:
@@ -110,8 +112,12 @@ class Connection:
 
     async def wait_for_room(self) -> None:
         """Wait until the client has taken most of what waits; for replays, which bring their own pace."""
+        loop = asyncio.get_running_loop()
+        patience_ends = loop.time() + _STALLED_SECONDS
         # The transport tells nobody when its buffer empties below a mark of our choice.
-        while self.close_code is None and self.waiting_bytes() > self._limit // 4:  # noqa: ASYNC110
+        while self.close_code is None and self.waiting_bytes() > self._limit // 4:
+            if loop.time() > patience_ends:
+                self.close(CloseCode.TOO_SLOW)
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
 
     async def receive(self) -> AsgiMessage:

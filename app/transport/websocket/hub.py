@@ -103,7 +103,15 @@ class Hub:
         hold = self._holds.get((connection, scope))
         return list(hold.frames) if hold is not None else []
 
-    def settle(self, connection: Connection, scope: Scope, upto: int, last: int | None) -> bool:
+    def settle(
+        self,
+        connection: Connection,
+        scope: Scope,
+        upto: int,
+        *,
+        last: int | None,
+        floor: int | None = None,
+    ) -> bool:
         """The client has all up to `upto`: send what was held above it and go live.
 
         Args:
@@ -111,6 +119,7 @@ class Hub:
             scope: of the updates.
             upto: the number up to which the client is whole.
             last: the number that this worker handed out last; None if it does not know.
+            floor: the number that the client was told it follows from, where that is below `upto`.
 
         Returns:
             False if what was held does not join on (it was too much): read on in the log first.
@@ -126,7 +135,7 @@ class Hub:
         for _, frame in pending:
             connection.send(frame)
         del self._holds[connection, scope]
-        self._followers[scope][connection] = max([upto, *(seq for seq, _ in pending)])
+        self._followers[scope][connection] = upto if floor is None else floor
         if hold.left_at is not None and hold.left_at > upto:
             self.unfollow(connection, scope)
         return True
