@@ -6,7 +6,7 @@ the order of the commits, and a rolled-back or refused change leaves no hole.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import bindparam, insert, select, tuple_, update
+from sqlalchemy import Select, bindparam, insert, select, update
 
 from app.features.updates.frames import render_update
 from app.features.updates.models import ScopeRow, UpdateRow
@@ -147,11 +147,7 @@ async def _lock(tx: Tx, scopes: Iterable[Scope], *, skip_locked: bool) -> dict[S
 async def _lock_kind(
     tx: Tx, kind: ScopeKind, ids: Sequence[int], *, skip_locked: bool
 ) -> dict[Scope, int]:
-    statement = (
-        select(ScopeRow.id, ScopeRow.seq)
-        .where(ScopeRow.kind == int(kind), ScopeRow.id.in_(ids))
-        .order_by(ScopeRow.id)
-    )
+    statement = _seqs_of(kind, ids).order_by(ScopeRow.id)
     if tx.dialect == "postgresql":
         # NO KEY: rows that refer to this one by a foreign key may still be inserted.
         statement = statement.with_for_update(key_share=True, skip_locked=skip_locked)
@@ -163,12 +159,14 @@ async def read_seqs(tx: Tx, scopes: Iterable[Scope]) -> dict[Scope, int]:
     ordered = sorted(set(scopes))
     seqs: dict[Scope, int] = {}
     for start in range(0, len(ordered), _SCOPES_A_STATEMENT):
-        pairs = [
-            (int(scope.kind), scope.id) for scope in ordered[start : start + _SCOPES_A_STATEMENT]
-        ]
-        statement = select(ScopeRow.kind, ScopeRow.id, ScopeRow.seq).where(
-            tuple_(ScopeRow.kind, ScopeRow.id).in_(pairs)
-        )
-        for row in await tx.all(statement):
-            seqs[Scope(ScopeKind(row.kind), row.id)] = row.seq
+        chunk = ordered[start : start + _SCOPES_A_STATEMENT]
+        for kind in ScopeKind:
+            ids = [scope.id for scope in chunk if scope.kind is kind]
+            if ids:
+                rows = await tx.all(_seqs_of(kind, ids))
+                seqs.update({Scope(kind, row.id): row.seq for row in rows})
     return seqs
+
+
+def _seqs_of(kind: ScopeKind, ids: Sequence[int]) -> Select[int, int]:
+    return select(ScopeRow.id, ScopeRow.seq).where(ScopeRow.kind == int(kind), ScopeRow.id.in_(ids))
