@@ -250,7 +250,7 @@ async def test_a_refusal_never_repeats_the_value(backend: Backend) -> None:
         ("POST", "/messages/", {"chat_id": 1, "text": long}),
         ("POST", "/messages/", {"chat_id": 1, "text": "x", "entities": [{"type": marker}]}),
         ("POST", "/messages/", {"chat_id": 1, "text": "x", "client_message_id": marker}),
-        ("POST", "/updates/difference", {"epoch": "x", "state": {marker: marker}}),
+        ("POST", "/updates/difference", {"epoch": [marker], "state": {"user": marker}}),
     )
     for method, path, body in calls:
         answer = await anna.call(method, path, body)
