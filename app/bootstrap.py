@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.catalog import FEATURES
 from app.features.auth.feature import register_auth
 from app.features.gateway.runtime import Gateway
+from app.features.gateway.schemas import OWN_FRAMES
 from app.features.sessions.feature import register_sessions
 from app.features.updates.epoch import ensure_epoch
 from app.features.updates.read import collect_update_kinds
@@ -43,6 +44,7 @@ from app.transport.http.middleware import install_edge
 from app.transport.http.pages import install_pages
 from app.transport.http.problems import install_problem_handlers
 from app.transport.jobs import JobRunner
+from app.transport.websocket.asyncapi import install_asyncapi
 
 VERSION = "0.1.0"
 API_PREFIX = "/api/v1"
@@ -180,6 +182,7 @@ def build_app(settings: Settings) -> FastAPI:
     app.include_router(api)
     install_problem_handlers(app)
     install_pages(app, enabled=settings.server.enable_docs)
+    install_asyncapi(app, FEATURES, own_frames=OWN_FRAMES, enabled=settings.server.enable_docs)
     install_edge(
         app,
         trusted_proxies=settings.server.trusted_proxies,

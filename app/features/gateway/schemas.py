@@ -37,6 +37,13 @@ class ResumeFrame(StrictModel):
     state: State
 
 
+OWN_FRAMES: dict[str, type[BaseModel]] = {
+    "ping": PingFrame,
+    "auth": AuthFrame,
+    "resume": ResumeFrame,
+}
+
+
 class DifferenceRequest(StrictModel):
     """`state` of the last answer, or empty at the first call."""
 
