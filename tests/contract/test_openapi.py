@@ -1,7 +1,8 @@
 """The served OpenAPI document and the server say the same, whatever is sent. `make fuzz` asks more."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import requests
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
 from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import (
@@ -44,6 +46,24 @@ def label(operation: Any) -> str:
     return f"{operation.method.upper()} {operation.path.removeprefix(API)}"
 
 
+def harm(operation: Any) -> int:
+    """What takes something away comes after what needs it."""
+    name = label(operation)
+    last = (
+        "DELETE /messages/{message_id}",
+        "DELETE /chats/{chat_id}/members/{user_id}",
+        "DELETE /chats/{chat_id}/invites/{code}",
+        "POST /chats/{chat_id}/leave",
+        "DELETE /chats/{chat_id}",
+        "DELETE /auth/sessions/{session_id}",
+        "DELETE /auth/sessions",
+        "POST /auth/logout",
+    )
+    if name in last:
+        return 2 + last.index(name)
+    return int(operation.method.upper() == "DELETE")
+
+
 def load_operations(deployment: Deployment) -> list[Any]:
     schema = schemathesis.openapi.from_dict(deployment.openapi.document)
     operations = [result.ok() for result in schema.get_all_operations()]
@@ -53,9 +73,9 @@ def load_operations(deployment: Deployment) -> list[Any]:
 
 async def test_every_operation_succeeds_with_a_good_request(backend: Backend) -> None:
     failed: list[str] = []
-    operations = backend.deployment.openapi.operations
+    operations = sorted(backend.deployment.openapi.operations, key=harm)
+    world = await make_world(backend)
     for operation in operations:
-        world = await make_world(backend)
         name = label(operation)
         path = operation.path.removeprefix(API)
         for part in [part for part in path.split("/") if part.startswith("{")]:
@@ -74,7 +94,7 @@ async def test_generated_requests_find_no_fault(backend: Backend) -> None:
     for operation in load_operations(backend.deployment):
         if label(operation) in ENDS_SESSION:
             continue
-        if operation.method.upper() != "GET":
+        if not await world.is_whole():
             world = await make_world(backend)
         ask = partial(ask_all, backend.deployment, operation, world, faults)
         await anyio.to_thread.run_sync(ask)
@@ -86,11 +106,7 @@ def ask_all(deployment: Deployment, operation: Any, world: World, faults: dict[s
     # A quarter each of what a property of our own gets: a request costs more than a call.
     count = max(5, settings().max_examples // 4)
     for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-        try:
-            strategy = operation.as_strategy(generation_mode=mode)
-        except Exception as error:  # noqa: BLE001 - nothing can be broken in such an operation
-            assert "negative" in str(error).lower(), error  # noqa: PT017
-            continue
+        strategy = operation.as_strategy(generation_mode=mode)
         ask = partial(ask_once, deployment, world, faults, random.Random(0))
         bounded = settings(
             max_examples=count,
@@ -99,7 +115,18 @@ def ask_all(deployment: Deployment, operation: Any, world: World, faults: dict[s
             database=None,
             suppress_health_check=list(HealthCheck),
         )
-        bounded(given(case=strategy)(lambda case, ask=ask: ask(case)))()
+        # An operation without input can be asked only one way, and wrongly not at all.
+        with suppress(Unsatisfiable):
+            bounded(given(case=strategy)(hand_on(ask)))()
+
+
+def hand_on(ask: Callable[[Any], None]) -> Callable[[Any], None]:
+    """As hypothesis wants it: a function with a name and no defaults."""
+
+    def ask_case(case: Any) -> None:
+        ask(case)
+
+    return ask_case
 
 
 def ask_once(
@@ -115,8 +142,14 @@ def ask_once(
     body = answer.json() if answer.content and media_type.endswith("json") else None
     path = case.operation.path
     deployment.openapi.judge(case.method, path, answer.status_code, media_type, body or None)
+    # We sign in all the same, which mends a header that was broken.
+    checks = [
+        check
+        for check in CHECKS
+        if check is not negative_data_rejection or "header" not in broken_parts(case)
+    ]
     try:
-        case.validate_response(answer, checks=CHECKS, headers=headers)
+        case.validate_response(answer, checks=checks, headers=headers)
     except BaseException as failure:
         if not isinstance(failure, (AssertionError, BaseExceptionGroup)):
             raise
@@ -135,17 +168,22 @@ def failures_of(failure: BaseException) -> Iterator[BaseException]:
 
 def put_existing_values(case: Any, name: str, world: World, chance: random.Random) -> None:
     """Most ids exist, so that the request gets past the first look-up; some stay as generated."""
-    negative = {
-        str(getattr(location, "value", location))
-        for location, info in (case.meta.components if case.meta else {}).items()
-        if info.mode is GenerationMode.NEGATIVE
-    }
+    negative = broken_parts(case)
     if "path" not in negative and case.path_parameters:
         for key in case.path_parameters:
             if chance.random() < 0.8:
                 case.path_parameters[key] = world.path_value(name, key)
     if "body" not in negative and isinstance(case.body, (dict, list)):
         replace_known(case.body, world.substitutes(), chance)
+
+
+def broken_parts(case: Any) -> set[str]:
+    """path, query, header, body: where this request breaks the schema."""
+    return {
+        str(getattr(location, "value", location))
+        for location, info in (case.meta.components if case.meta else {}).items()
+        if info.mode is GenerationMode.NEGATIVE
+    }
 
 
 def replace_known(value: Any, known: dict[str, object], chance: random.Random) -> None:

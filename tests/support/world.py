@@ -104,9 +104,19 @@ class World:
         return self.group["id"]
 
     def _user_for(self, operation: str) -> int:
-        if operation == "DELETE /users/blocked/{user_id}":
-            return self.clara.id
-        return self.bruno.id
+        return self.clara.id if "/users/blocked/" in operation else self.bruno.id
+
+    async def is_whole(self) -> bool:
+        """Whether the requests so far left what the next ones need."""
+        paths = (
+            "/users/me",
+            f"/chats/{self.public['id']}",
+            f"/chats/{self.group['id']}/members",
+            f"/messages/{self.message['id']}",
+            f"/messages/{self.theirs['id']}",
+        )
+        answers = [await self.anna.call("GET", path) for path in paths]
+        return all(answer.is_success for answer in answers)
 
 
 async def make_world(backend: Backend) -> World:
