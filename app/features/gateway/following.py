@@ -67,8 +67,7 @@ class Follower:
             case "chat_removed" if update.scope.kind is ScopeKind.USER:
                 self._remove(update)
             case "chat_deleted":
-                for connection in list(hub.followers(update.scope)):
-                    self._stop(connection, update.scope)
+                self._end(update.scope)
             case _:
                 pass
 
@@ -119,6 +118,12 @@ class Follower:
             after = followers.get(connection)
             if after is not None and (after in {HELD, SILENT} or after < update.seq):
                 self._stop(connection, chat_scope(chat_id))
+
+    def _end(self, scope: Scope) -> None:
+        """The chat is gone. Who is held gets that very update later; nothing comes behind it."""
+        for connection, after in list(self._fanout.hub.followers(scope).items()):
+            if after != HELD:
+                self._stop(connection, scope)
 
     def _stop(self, connection: Connection, scope: Scope) -> None:
         self._wanted.pop((connection, ChatId(scope.id)), None)
