@@ -16,6 +16,7 @@ from app.features.gateway.fanout import Fanout
 from app.features.gateway.queries import Following, Standing, read_followings, read_standing
 from app.features.gateway.replay import Range, Replayer
 from app.features.sessions.authenticate import CurrentSession, authenticate_socket
+from app.features.updates.log import read_seqs
 from app.infra.database.tx import Tx
 from app.infra.services import Services
 from app.kernel.clock import format_time
@@ -199,14 +200,16 @@ class Greeter:
         async def work(tx: Tx) -> Standing:
             if chat_id is None:
                 return await read_standing(tx, user_id)
+            # Before the membership: its end is then above this number, and is heard.
+            seqs = await read_seqs(tx, [user_scope(user_id)])
             found: Iterable[Following] = (await read_followings(tx, [(user_id, chat_id)])).values()
-            return Standing(0, {following.chat_id: following for following in found})
+            chats = {following.chat_id: following for following in found}
+            return Standing(seqs[user_scope(user_id)], chats)
 
         return await self._services.db.read(work)
 
     def _begin(self, connection: Connection, standing: Standing) -> None:
-        if connection.chat_id is None:
-            self._fanout.begin(user_scope(connection.user_id), standing.user_seq)
+        self._fanout.begin(user_scope(connection.user_id), standing.user_seq)
         for chat_id, following in standing.chats.items():
             scope = chat_scope(chat_id)
             self._fanout.begin(scope, following.seq)

@@ -71,6 +71,9 @@ class Replayer:
         last = self._fanout.last(scope)
         if not hub.settle(connection, scope, upto, last=last, floor=floor):
             return False
+        if connection.chat_id == scope.id and scope not in connection.scopes:
+            # The membership ended behind what was held.
+            connection.close(CloseCode.NOT_ALLOWED)
         for seq, frame in held:
             if seq > upto:
                 self.on_released(connection, Announcement(scope, seq, frame.payload))
