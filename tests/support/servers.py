@@ -57,7 +57,6 @@ class Server:
             **{key: os.environ[key] for key in _KEPT_VARIABLES if key in os.environ},
             **TEST_ENVIRONMENT,
             "PYTHONPATH": str(ROOT),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "HOST": "127.0.0.1",
             "PORT": str(self.port),
             "VAR_DIR": str(self.var_dir),

@@ -4,13 +4,15 @@ The scope's row is locked first and rights are read after it, so that the order 
 the order of the commits, and a rolled-back or refused change leaves no hole.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from functools import partial
 
 from sqlalchemy import Select, bindparam, insert, select, update
 
 from app.features.updates.frames import render_update
 from app.features.updates.models import ScopeRow, UpdateRow
-from app.infra.database.tx import Tx
+from app.infra.database.key_lists import by_dialect, id_parameters, is_listed
+from app.infra.database.tx import Dialect, Tx
 from app.kernel.announcements import Announcement
 from app.kernel.ids import UserId
 from app.kernel.scopes import Scope, ScopeKind
@@ -21,8 +23,6 @@ _SET_SEQ = (
     .values(seq=bindparam("new_seq"))
 )
 _INSERT_UPDATES = insert(UpdateRow)
-# PostgreSQL takes 65,535 parameters a statement, SQLite 32,766; a scope is two.
-_SCOPES_A_STATEMENT = 1000
 
 
 class ScopeLog:
@@ -133,40 +133,46 @@ async def try_lock_scopes(tx: Tx, scopes: Iterable[Scope]) -> ScopeLog:
 
 
 async def _lock(tx: Tx, scopes: Iterable[Scope], *, skip_locked: bool) -> dict[Scope, int]:
-    ordered = sorted(set(scopes))
-    seqs: dict[Scope, int] = {}
-    for start in range(0, len(ordered), _SCOPES_A_STATEMENT):
-        chunk: Sequence[Scope] = ordered[start : start + _SCOPES_A_STATEMENT]
-        for kind in ScopeKind:
-            ids = [scope.id for scope in chunk if scope.kind is kind]
-            if ids:
-                seqs.update(await _lock_kind(tx, kind, ids, skip_locked=skip_locked))
-    return seqs
-
-
-async def _lock_kind(
-    tx: Tx, kind: ScopeKind, ids: Sequence[int], *, skip_locked: bool
-) -> dict[Scope, int]:
-    statement = _seqs_of(kind, ids).order_by(ScopeRow.id)
-    if tx.dialect == "postgresql":
-        # NO KEY: rows that refer to this one by a foreign key may still be inserted.
-        statement = statement.with_for_update(key_share=True, skip_locked=skip_locked)
-    return {Scope(kind, row.id): row.seq for row in await tx.all(statement)}
+    return await _read(tx, _TRY_LOCK if skip_locked else _LOCK, scopes)
 
 
 async def read_seqs(tx: Tx, scopes: Iterable[Scope]) -> dict[Scope, int]:
     """The newest numbers, without a lock; scopes that do not exist are left out."""
-    ordered = sorted(set(scopes))
+    return await _read(tx, _READ, scopes)
+
+
+async def _read(
+    tx: Tx, statements: Mapping[Dialect, Select[int, int]], scopes: Iterable[Scope]
+) -> dict[Scope, int]:
+    """One statement a kind, chats first: the order of locking."""
+    ids: dict[ScopeKind, list[int]] = {}
+    for scope in set(scopes):
+        ids.setdefault(scope.kind, []).append(scope.id)
     seqs: dict[Scope, int] = {}
-    for start in range(0, len(ordered), _SCOPES_A_STATEMENT):
-        chunk = ordered[start : start + _SCOPES_A_STATEMENT]
-        for kind in ScopeKind:
-            ids = [scope.id for scope in chunk if scope.kind is kind]
-            if ids:
-                rows = await tx.all(_seqs_of(kind, ids))
-                seqs.update({Scope(kind, row.id): row.seq for row in rows})
+    for kind in ScopeKind:
+        if kind in ids:
+            parameters = {"kind": int(kind), **id_parameters(tx.dialect, ids[kind])}
+            rows = await tx.all(statements[tx.dialect], parameters)
+            seqs.update({Scope(kind, scope_id): seq for scope_id, seq in rows})
     return seqs
 
 
-def _seqs_of(kind: ScopeKind, ids: Sequence[int]) -> Select[int, int]:
-    return select(ScopeRow.id, ScopeRow.seq).where(ScopeRow.kind == int(kind), ScopeRow.id.in_(ids))
+def _make_read(dialect: Dialect) -> Select[int, int]:
+    return (
+        select(ScopeRow.id, ScopeRow.seq)
+        .where(ScopeRow.kind == bindparam("kind"), is_listed(dialect, ScopeRow.id))
+        .order_by(ScopeRow.id)
+    )
+
+
+def _make_lock(dialect: Dialect, *, skip_locked: bool) -> Select[int, int]:
+    statement = _make_read(dialect)
+    if dialect == "sqlite":
+        return statement  # the transaction holds the only write lock
+    # NO KEY: rows that refer to this one by a foreign key may still be inserted.
+    return statement.with_for_update(key_share=True, skip_locked=skip_locked)
+
+
+_READ = by_dialect(_make_read)
+_LOCK = by_dialect(partial(_make_lock, skip_locked=False))
+_TRY_LOCK = by_dialect(partial(_make_lock, skip_locked=True))

@@ -7,7 +7,17 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import orjson
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, FromClause, Text, bindparam, func
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    FromClause,
+    SQLColumnExpression,
+    Text,
+    bindparam,
+    func,
+    select,
+)
 
 from app.infra.database.tx import Dialect
 
@@ -51,6 +61,19 @@ def key_parameters(dialect: Dialect, keys: Collection[tuple[object, ...]]) -> di
         return {"keys": orjson.dumps(unique).decode()}
     columns = zip(*unique, strict=True)
     return {f"key_{position}": list(column) for position, column in enumerate(columns)}
+
+
+def is_listed(dialect: Dialect, column: SQLColumnExpression[int]) -> ColumnElement[bool]:
+    """`column IN (ids)`; pass `id_parameters` at execution."""
+    if dialect == "postgresql":
+        return column == func.any(bindparam("ids", type_=ARRAY(BigInteger())))
+    each = func.json_each(bindparam("ids", type_=Text())).table_valued("value")
+    return column.in_(select(each.c.value))
+
+
+def id_parameters(dialect: Dialect, ids: Collection[int]) -> dict[str, object]:
+    """What stands for the ids of `is_listed`."""
+    return {"ids": list(ids) if dialect == "postgresql" else orjson.dumps(list(ids)).decode()}
 
 
 def by_dialect(make: Callable[[Dialect], T]) -> dict[Dialect, T]:
