@@ -118,6 +118,7 @@ settings.register_profile("fuzz", max_examples=2000, deadline=None, database=Non
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest brings the tests of each backend together
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What judges the whole suite comes after it."""
     items.sort(key=lambda item: item.path.name == "test_all_answers.py")

@@ -55,7 +55,8 @@ class Socket:
         return socket
 
     async def close(self) -> None:
-        await self._connection.close()
+        if self.close_code is None:
+            await self._connection.close()
         if self._reader:
             await self._reader
 
