@@ -271,3 +271,21 @@ async def test_a_broken_access_token_is_not_repeated(backend: Backend) -> None:
     answer = await backend.stranger().call("GET", "/users/me", headers=headers)
     assert answer.status_code == 401
     assert "Xq7marker" not in answer.text + str(answer.headers)
+
+
+async def test_every_body_is_bounded_json(backend: Backend) -> None:
+    anna = await backend.sign_up()
+    for operation in backend.deployment.openapi.operations:
+        if not operation.takes_body:
+            continue
+        path = operation.path.removeprefix("/api/v1")
+        for name in ("{chat_id}", "{user_id}", "{message_id}"):
+            path = path.replace(name, str(anna.id))
+        method, text = operation.method.upper(), {"Content-Type": "text/plain"}
+        for expected, content, headers in (
+            (400, b"{", None),
+            (413, b" " * 1_100_000, None),
+            (415, b"{}", text),
+        ):
+            answer = await anna.call(method, path, content=content, headers=headers)
+            assert answer.status_code == expected, f"{operation} {answer.status_code}"

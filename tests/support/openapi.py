@@ -16,10 +16,15 @@ class Operation:
 
     method: str
     path: str
+    takes_body: bool
     answers: dict[str, Json]
 
     def __str__(self) -> str:
         return f"{self.method.upper()} {self.path}"
+
+
+# Of all servers of this test run: some answers take a server with other settings.
+_SEEN: set[tuple[str, str]] = set()
 
 
 @dataclass
@@ -27,12 +32,12 @@ class OpenApi:
     """Judges answers and remembers which documented ones were seen."""
 
     document: Json
-    seen: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    seen: set[tuple[str, str]] = field(default_factory=lambda: _SEEN)
     faults: dict[str, None] = field(default_factory=dict[str, None])
 
     def __post_init__(self) -> None:
         self.operations = [
-            Operation(method, path, definition["responses"])
+            Operation(method, path, "requestBody" in definition, definition["responses"])
             for path, item in self.document["paths"].items()
             for method, definition in item.items()
             if method in METHODS

@@ -101,3 +101,11 @@ async def test_a_wrong_link_is_not_made(backend: Backend, body: dict[str, object
     group = await anna.group("Private")
     await anna.post(invites(group), body, expect=422)
     assert await anna.walk(invites(group)) == []
+
+
+async def test_who_is_banned_sees_nothing_behind_a_link(backend: Backend) -> None:
+    anna, bruno = await backend.people(2)
+    group = await anna.group("Private", [bruno])
+    invite = await anna.post(invites(group), {}, expect=201)
+    await anna.put(f"/chats/{group['id']}/members/{bruno.id}", {"role": "banned"})
+    await bruno.get(f"/invites/{invite['code']}", expect=403, code="not_allowed")

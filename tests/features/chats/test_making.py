@@ -249,3 +249,11 @@ async def test_chats_of_others_are_as_if_they_were_not(backend: Backend) -> None
         ]
         assert [answer.status_code for answer in answers] == [404] * 3, (method, path)
         assert len({answer.content for answer in answers}) == 1, (method, path)
+
+
+async def test_a_taken_username_is_not_given_to_a_chat(backend: Backend) -> None:
+    anna = await backend.sign_up()
+    name = "taken_" + new_id()[:8]
+    await anna.group("First", username=name)
+    second = await anna.group("Second")
+    await anna.put(f"/chats/{second['id']}", {"username": name}, expect=409)

@@ -240,3 +240,16 @@ async def test_every_change_of_members_has_one_number(backend: Backend) -> None:
     seqs = socket.seqs(scope)
     assert seqs == list(range(first + 1, first + 1 + len(seqs)))
     assert (await bruno.chat(group))["seq"] == seqs[-1]
+
+
+async def test_the_owner_does_not_leave_by_removing_themselves(backend: Backend) -> None:
+    anna = await backend.sign_up()
+    group = await anna.group("Group")
+    path = f"{members(group)}/{anna.id}"
+    await anna.delete(path, expect=409, code="owner_must_transfer")
+
+
+async def test_nobody_leaves_a_private_chat(backend: Backend) -> None:
+    anna, bruno = await backend.people(2)
+    chat = await anna.private_chat(bruno)
+    await anna.post(f"/chats/{chat['id']}/leave", expect=403, code="not_allowed")
