@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 import structlog
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from sqlalchemy import text
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -33,6 +33,7 @@ from app.infra.presence.redis import RedisPresence
 from app.infra.secrets import Secrets, load_secrets
 from app.infra.services import Services
 from app.infra.sms.choose import choose_sms
+from app.infra.supervisor import fail_supervisor, watch_supervisor
 from app.infra.tokens.access import AccessTokens
 from app.kernel.clock import SystemClock
 from app.kernel.cursors import CursorCodec
@@ -81,32 +82,36 @@ class StartGuard:
             return
         if self._faults or self._app is None:
             await receive()
-            await send({"type": "lifespan.startup.failed", "message": "\n".join(self._faults)})
+            await _refuse("\n".join(self._faults), send)
             return
-        await self._run(self._app, scope, receive, send)
+        await self._run(self._app, receive, send)
 
-    async def _run(self, app: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _run(self, app: FastAPI, receive: Receive, send: Send) -> None:
         await receive()
+        context = run_server(app)
         try:
-            context = run_server(app)
             await context.__aenter__()
         except (SettingsError, SecondProcessError) as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            await _refuse(str(error), send)
             return
         except (OSError, Unavailable) as error:
-            message = f"DATABASE_URL: the database does not answer ({type(error).__name__})"
-            await send({"type": "lifespan.startup.failed", "message": message})
+            reason = type(error).__name__
+            await _refuse(f"DATABASE_URL: the database does not answer ({reason})", send)
             return
         except Exception:  # an edge: uvicorn would take a trace for "no lifespan" and serve on
             log.exception("start_failed")
-            message = "The start failed, the log says why"
-            await send({"type": "lifespan.startup.failed", "message": message})
+            await _refuse("The start failed, the log says why", send)
             return
+        watch_supervisor()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await context.__aexit__(None, None, None)
         await send({"type": "lifespan.shutdown.complete"})
-        del scope
+
+
+async def _refuse(message: str, send: Send) -> None:
+    await send({"type": "lifespan.startup.failed", "message": message})
+    fail_supervisor()
 
 
 def list_start_faults(settings: Settings) -> list[str]:
@@ -175,11 +180,10 @@ def build_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     # Without Redis the log is read instead, so readiness does not hang on it.
     app.include_router(health_router({"database": lambda: _check_database(app)}))
-    api = APIRouter(prefix=API_PREFIX)
+    # Not by way of a router in between: each level tries its routes twice a request.
     for feature in FEATURES:
         for router in feature.routers:
-            api.include_router(router)
-    app.include_router(api)
+            app.include_router(router, prefix=API_PREFIX)
     install_problem_handlers(app)
     install_pages(app, enabled=settings.server.enable_docs)
     install_asyncapi(app, FEATURES, own_frames=OWN_FRAMES, enabled=settings.server.enable_docs)

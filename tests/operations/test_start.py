@@ -1,8 +1,12 @@
 """Every documented way to start, and every start that must be refused, with real processes."""
 
+import os
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -34,11 +38,30 @@ def on_postgresql(url: str, redis_url: str | None = None) -> dict[str, str]:
 def refusal(directory: Path, environment: dict[str, str], *command: str) -> str:
     """What a server that must not start says; fails if it starts or does not end."""
     server = Server(directory, environment)
-    server.launch(command or (sys.executable, "-m", "app"))
-    status = server.wait_for_exit()
+    address = ("--port", str(server.port))
+    server.launch((*command, *address) if command else (sys.executable, "-m", "app"))
+    status = server.wait_for_exit(120)
     assert status not in {0, None}, server.output()
+    wait_until_closed(server.port)
     assert "Traceback" not in server.output()
     return server.output() + server.log()
+
+
+def wait_until_closed(port: int) -> None:
+    """Until no worker is left that listens."""
+
+    def is_closed() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) != 0
+
+    wait_until(is_closed)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "not within 20 seconds"
+        time.sleep(0.05)
 
 
 def test_the_launcher_serves_everything_without_configuration(directory: Path) -> None:
@@ -95,8 +118,7 @@ def test_several_workers_on_sqlite_are_refused_by_the_launcher(directory: Path) 
 
 
 def test_several_uvicorn_workers_on_sqlite_are_refused(directory: Path) -> None:
-    port = str(Server(directory).port)
-    said = refusal(directory, {}, *UVICORN, "--port", port, "--workers", "4")
+    said = refusal(directory, {}, *UVICORN, "--workers", "4")
     assert "SQLite serves one process" in said
 
 
@@ -110,8 +132,7 @@ def test_several_workers_without_redis_are_refused_by_the_launcher(
 def test_several_uvicorn_workers_without_redis_are_refused(
     directory: Path, postgres_url: str
 ) -> None:
-    port = str(Server(directory).port)
-    command = (*UVICORN, "--port", port, "--workers", "4")
+    command = (*UVICORN, "--workers", "4")
     said = refusal(directory, on_postgresql(postgres_url), *command)
     assert "several workers need Redis" in said
 
@@ -133,8 +154,7 @@ def test_several_uvicorn_workers_without_redis_are_refused(
 def test_a_wrong_setting_stops_the_start_with_one_sentence(
     directory: Path, environment: dict[str, str], sentence: str, way: str
 ) -> None:
-    port = str(Server(directory).port)
-    command = (*UVICORN, "--port", port) if way == "uvicorn" else ()
+    command = UVICORN if way == "uvicorn" else ()
     said = refusal(directory, environment, *command)
     assert sentence in said
 
@@ -174,3 +194,12 @@ def test_a_graceful_stop_ends_with_status_zero(directory: Path) -> None:
     server = Server(directory).start()
     server.stop()
     assert server.faults() == []
+
+
+def test_workers_stop_when_their_supervisor_is_killed(
+    directory: Path, postgres_url: str, redis_url: str
+) -> None:
+    server = Server(directory, {**on_postgresql(postgres_url, redis_url), "WORKERS": "2"}).start()
+    os.kill(server.pid, signal.SIGKILL)
+    wait_until_closed(server.port)
+    wait_until(lambda: "Finished server process" in server.output())

@@ -187,7 +187,7 @@ async def test_a_socket_outlives_its_token_by_a_new_one(backend: Backend) -> Non
     await socket.request("auth", {"token": anna.access_token})
     await socket.request("auth", {"token": await anna.ticket()})
     for token in (eve.access_token, "x", anna.tokens["refresh_token"]):
-        await socket.refused("auth", {"token": token}, "unauthenticated")
+        await socket.refused("auth", {"token": token}, "token_invalid")
     await socket.settle()
 
 

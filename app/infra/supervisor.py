@@ -1,0 +1,34 @@
+"""The process above a worker: uvicorn's supervisor, when there are several workers.
+
+Measured with uvicorn 0.54: a supervisor whose workers cannot start ends with status 0, and workers
+whose supervisor was killed go on serving. Neither helps an operator.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+
+
+def fail_supervisor() -> None:
+    """End the supervisor with a failure status, by the one usual signal that uvicorn leaves alone.
+
+    The other workers notice by `watch_supervisor`. Does nothing where there is no supervisor.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None and os.getppid() == parent.pid:
+        os.kill(parent.pid, signal.SIGALRM)
+
+
+def watch_supervisor() -> None:
+    """Stop this worker gracefully when its supervisor dies; call it on the event loop."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        loop.remove_reader(parent.sentinel)
+        signal.raise_signal(signal.SIGTERM)
+
+    loop.add_reader(parent.sentinel, stop)
