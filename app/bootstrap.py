@@ -1,6 +1,6 @@
 """The composition root: settings -> adapters -> features -> application. The only file that knows implementations."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
@@ -64,16 +64,23 @@ def create_app() -> ASGIApp:
         settings = load_settings()
     except SettingsError as error:
         return StartGuard(None, error.faults)
-    configure_logging(settings.log)
-    return StartGuard(build_app(settings), list_start_faults(settings))
+    write_log_at_once = configure_logging(settings.log)
+    return StartGuard(build_app(settings), list_start_faults(settings), write_log_at_once)
 
 
 class StartGuard:
     """Answers the start with one clear sentence a fault instead of a trace."""
 
-    def __init__(self, app: FastAPI | None, faults: Sequence[str]) -> None:
+    def __init__(
+        self,
+        app: FastAPI | None,
+        faults: Sequence[str],
+        on_stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_stop` is called when the server begins to stop."""
         self._app = app
         self._faults = list(faults)
+        self._on_stop = on_stop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -105,6 +112,7 @@ class StartGuard:
         watch_supervisor()
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        self._on_stop()
         await context.__aexit__(None, None, None)
         await send({"type": "lifespan.shutdown.complete"})
 

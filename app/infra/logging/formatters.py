@@ -10,6 +10,7 @@ import orjson
 
 from app.infra.logging.context import current_log_context
 from app.infra.logging.redaction import escape_controls, redact_members, redact_text
+from app.kernel.clock import format_time
 
 _ATTRIBUTE: Final = "safe_event"
 _COLORS: Final = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
@@ -93,7 +94,7 @@ def _event(record: logging.LogRecord) -> Event:
 
 def _timestamp(record: logging.LogRecord) -> str:
     moment = datetime.fromtimestamp(record.created, tz=UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return format_time(moment)
 
 
 def _to_ascii(line: str) -> str:

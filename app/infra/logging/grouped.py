@@ -34,6 +34,12 @@ class GroupedHandler(logging.Handler):
         self._start_guard = threading.Lock()
         self._writer_pid = 0
         self._is_closed = False
+        self._is_ending = False
+
+    def write_at_once(self) -> None:
+        """From now on every line is written before `emit` returns: the process may end by a signal any moment."""
+        self._is_ending = True
+        self.flush()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Hand the line over; an error leaves at once, anything else with its neighbours."""
@@ -50,7 +56,9 @@ class GroupedHandler(logging.Handler):
         if not self._has_lines.is_set():
             self._is_idle.clear()
             self._has_lines.set()
-        if record.levelno >= logging.ERROR:
+        if self._is_ending:
+            self.flush()
+        elif record.levelno >= logging.ERROR:
             self._hurry.set()
 
     def flush(self) -> None:

@@ -108,6 +108,8 @@ def redact_members(members: Mapping[str, object]) -> dict[str, object]:
 
 def escape_controls(text: str) -> str:
     r"""On one line, whatever was in it: `\n`, `\x1b`, `\u202e` as words."""
+    if text.isascii() and text.isprintable():
+        return text
     return _CONTROLS.sub(_escape, text)
 
 

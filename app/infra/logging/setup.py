@@ -36,7 +36,8 @@ _UVICORN: Final = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 def configure_logging(settings: LogSettings) -> Callable[[], None]:
     """Take over every logger of this process; call again after anyone else configured logging.
 
-    Returns what writes out the last lines at the end.
+    Returns what makes both write each line at once, for the end of the process: uvicorn ends it by
+    the signal that stopped it, and lines that still waited would be lost.
     """
     file = open_log_file(settings.file, max_bytes=settings.max_bytes, backups=settings.backups)
     file.setFormatter(JsonFormatter())
@@ -56,11 +57,11 @@ def configure_logging(settings: LogSettings) -> Callable[[], None]:
     _skip_unused_facts()
     _configure_structlog()
 
-    def flush() -> None:
-        file.flush()
-        console.flush()
+    def write_at_once() -> None:
+        file.write_at_once()
+        console.write_at_once()
 
-    return flush
+    return write_at_once
 
 
 def _write_to_console(text: str) -> None:
