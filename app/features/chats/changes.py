@@ -19,6 +19,7 @@ from app.features.chats.queries import (
     change_participant,
     find_count_told_at,
     find_full,
+    find_restrictions,
     list_admin_ids,
     write_joined,
 )
@@ -97,9 +98,13 @@ async def check_room(change: Change, chat: ChatFacts, user_id: UserId) -> None:
 async def admit(
     change: Change, chat: ChatFacts, user_ids: Sequence[UserId], *, action: ServiceAction
 ) -> None:
-    """Make members of people who are not in the chat; all are locked, and may come in."""
+    """Make members of people who are not in the chat; all are locked, and may come in.
+
+    Who was restricted when they went out is so again: else leaving and joining would lift it.
+    """
     tx, log, scope = change.tx, change.log, chat_scope(chat.id)
     seq = log.seq(scope)
+    restrictions = await find_restrictions(tx, chat.id, user_ids)
     rows = [
         joining_row(
             tx,
@@ -109,6 +114,7 @@ async def admit(
             last_message_id=chat.last_message_id,
             history_visible=chat.history_visible,
         )
+        | restrictions.get(user_id, {})
         for user_id in user_ids
     ]
     await write_joined(tx, rows)
@@ -176,12 +182,12 @@ async def dismiss(
     scope = chat_scope(chat.id)
     values: dict[str, object] = {
         "role": str(role),
-        "permissions": None,
-        "restricted_until": until,
         "is_pinned": False,
         "is_archived": False,
         "muted_until": None,
     }
+    if not (membership.role is Role.RESTRICTED and role is Role.LEFT):
+        values |= {"permissions": None, "restricted_until": until}
     await change_participant(tx, chat.id, user_id, values)
     await add_to_members_count(tx, chat.id, -1)
     if chat.type is ChatType.CHANNEL:

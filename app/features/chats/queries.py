@@ -12,6 +12,7 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
+    or_,
     select,
     tuple_,
     update,
@@ -143,6 +144,32 @@ async def read_chat_rows(tx: Tx, chat_ids: Iterable[ChatId]) -> Sequence[Any]:
 async def write_joined(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
     """Insert members, or let those come back who were in the chat before. What they cleared stays cleared."""
     await upsert(tx, ParticipantRow, rows, index=["chat_id", "user_id"], update=_JOINING)
+
+
+async def find_restrictions(
+    tx: Tx, chat_id: ChatId, user_ids: Sequence[UserId]
+) -> dict[UserId, dict[str, object]]:
+    """User -> the columns of a restriction under which they left, as far as it has not run out."""
+    statement = select(
+        ParticipantRow.user_id, ParticipantRow.permissions, ParticipantRow.restricted_until
+    ).where(
+        ParticipantRow.chat_id == chat_id,
+        ParticipantRow.user_id.in_(user_ids),
+        ParticipantRow.role == str(Role.LEFT),
+        ParticipantRow.permissions.is_not(None),
+        or_(
+            ParticipantRow.restricted_until.is_(None),
+            ParticipantRow.restricted_until > tx.now,
+        ),
+    )
+    return {
+        user_id: {
+            "role": str(Role.RESTRICTED),
+            "permissions": permissions,
+            "restricted_until": until,
+        }
+        for user_id, permissions, until in await tx.all(statement)
+    }
 
 
 async def write_participants(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:

@@ -91,6 +91,9 @@ def _authorise(membership: Membership, changes: ChatChanges) -> None:
     }
     for field, may in rules.items():
         require(field not in changes or may(membership))
+    # What all members may do, the admin who gives it may do too: nobody grants what they lack.
+    given = permissions_of(changes.get("permissions", ())) & ~chat.permissions
+    require(given in membership.rights)
 
 
 def _find_differences(view: ChatView, changes: ChatChanges) -> ChatChanges:

@@ -253,3 +253,41 @@ async def test_nobody_leaves_a_private_chat(backend: Backend) -> None:
     anna, bruno = await backend.people(2)
     chat = await anna.private_chat(bruno)
     await anna.post(f"/chats/{chat['id']}/leave", expect=403, code="not_allowed")
+
+
+async def test_a_restriction_outlives_leaving_and_coming_back(backend: Backend) -> None:
+    anna, bruno = await backend.people(2)
+    group = await anna.group("Group", username="muted_" + new_id()[:8])
+    join = f"/chats/{group['id']}/join"
+    await bruno.post(join)
+    restricted = {"role": "restricted", "permissions": []}
+    await anna.put(f"{members(group)}/{bruno.id}", restricted, expect=200)
+    body = {"chat_id": group["id"], "text": "free again"}
+    await bruno.post(f"/chats/{group['id']}/leave")
+    await bruno.post(join)
+    assert (await bruno.chat(group))["my"]["role"] == "restricted"
+    await bruno.post("/messages/", body, expect=403, code="not_allowed")
+    # Neither being put out nor being added by somebody else lifts it.
+    await anna.delete(f"{members(group)}/{bruno.id}")
+    await anna.post(members(group), {"user_ids": [bruno.id]})
+    await bruno.post("/messages/", body, expect=403, code="not_allowed")
+    await anna.put(f"{members(group)}/{bruno.id}", {"role": "member"}, expect=200)
+    await bruno.post(f"/chats/{group['id']}/leave")
+    await bruno.post(join)
+    await bruno.post("/messages/", body, expect=201)
+
+
+async def test_nobody_gives_all_members_what_they_lack_themselves(backend: Backend) -> None:
+    anna, bruno = await backend.people(2)
+    group = await anna.group("Group", [bruno])
+    path = f"/chats/{group['id']}"
+    await anna.put(path, {"permissions": ["send_messages"]})
+    rights = {"role": "admin", "permissions": ["ban_members"]}
+    await anna.put(f"{members(group)}/{bruno.id}", rights, expect=200)
+    wanted = {"permissions": ["send_messages", "change_info"]}
+    await bruno.put(path, wanted, expect=403, code="not_allowed")
+    await bruno.put(path, {"title": "Mine now"}, expect=403, code="not_allowed")
+    # What members have already may be kept or taken.
+    await anna.put(path, wanted, expect=200)
+    await bruno.put(path, {"permissions": ["change_info"]}, expect=200)
+    await bruno.put(path, {"permissions": []}, expect=200)
