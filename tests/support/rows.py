@@ -27,6 +27,18 @@ async def change_rows(deployment: Deployment, statement: str) -> int:
         await connection.close()
 
 
+async def read_values(deployment: Deployment, query: str) -> list[object]:
+    """The first column of what a SELECT common to both databases finds."""
+    if deployment.name == "sqlite":
+        with closing(sqlite3.connect(deployment.details["sqlite_file"], timeout=10)) as database:
+            return [row[0] for row in database.execute(query)]
+    connection = await asyncpg.connect(deployment.details["database_url"])
+    try:
+        return [row[0] for row in await connection.fetch(query)]
+    finally:
+        await connection.close()
+
+
 async def dump(deployment: Deployment) -> bytes:
     """All that is stored: the files of SQLite with their journals, or every row of every table."""
     if deployment.name == "sqlite":

@@ -10,7 +10,7 @@ from app.features.chats.queries import (
     free_username,
     list_participant_ids,
 )
-from app.features.chats.rules import erase_messages
+from app.features.chats.rules import erase_messages, erase_plain
 from app.infra.cipher.keyring import chat_key
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
@@ -45,6 +45,7 @@ async def delete_chat(
         )
         await free_username(tx, chat_id)
         await tools.keyring.destroy(tx, [chat_key(chat_id)])
+        await erase_plain(tools.rules, tx, chat_id=chat_id)
         # With its content at hand: whoever would fill it in later finds no chat and no members.
         content = {"chat_id": chat_id}
         log.append(chat_scope(chat_id), "chat_deleted", subject_id=chat_id, content=content)

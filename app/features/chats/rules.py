@@ -48,6 +48,10 @@ class ChatContents(Protocol):
         """Delete for everyone, without an update, what was written up to and with this id."""
         ...
 
+    async def erase_plain(self, tx: Tx, *, chat_id: ChatId) -> None:
+        """Delete what was stored without a cipher: destroying the chat's key does not reach it."""
+        ...
+
 
 async def write_service_message(
     rules: Rules,
@@ -77,3 +81,9 @@ async def erase_messages(rules: Rules, tx: Tx, *, chat_id: ChatId, upto: Message
     """Ask every slice that keeps contents of chats to delete them for everyone."""
     for rule in rules.all(ChatContents):
         await rule.erase_messages(tx, chat_id=chat_id, upto=upto)
+
+
+async def erase_plain(rules: Rules, tx: Tx, *, chat_id: ChatId) -> None:
+    """Ask every slice that keeps contents of chats to delete what no key protects."""
+    for rule in rules.all(ChatContents):
+        await rule.erase_plain(tx, chat_id=chat_id)

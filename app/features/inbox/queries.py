@@ -160,16 +160,27 @@ def _newest_visible() -> ColumnElement[Any]:
 
 
 def _others_read() -> ColumnElement[Any]:
-    """The highest read mark of the others, in the chats small enough to show it; else NULL."""
+    """The highest read mark of the others, in the chats small enough to show it; else NULL.
+
+    The mark that somebody is given on coming in stands at a message that they never opened.
+    """
     other = aliased(ParticipantRow, name="other")
+    has_read = (
+        select(MessageRow.id)
+        .where(MessageRow.id == other.last_read_message_id, MessageRow.created_at > other.joined_at)
+        .correlate(other)
+        .exists()
+    )
     marks = (
         select(func.max(other.last_read_message_id))
         .where(
             other.chat_id == ParticipantRow.chat_id,
             other.user_id != ParticipantRow.user_id,
             other.role.in_(CURRENT),
+            # Whoever was there from the beginning need not be asked.
+            or_(other.joined_at <= ChatRow.created_at, has_read),
         )
-        .correlate(ParticipantRow)
+        .correlate(ChatRow, ParticipantRow)
         .scalar_subquery()
     )
     is_small = and_(

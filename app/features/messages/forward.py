@@ -85,12 +85,15 @@ async def _forward(tx: Tx, keyring: Keyring, sender_id: UserId, draft: ForwardDr
     )
     target = memberships.get((draft.chat_id, sender_id))
     source = memberships.get((draft.source_id, sender_id))
-    if target is None or source is None:
+    if target is None:
         raise ChatNotFound
     repeats = await _find_repeats(tx, keyring, sender_id, draft)
     fresh = [key for key in draft.list_keys() if key[0] not in repeats]
     views: dict[MessageId, Rendered] = {}
     if fresh:
+        # What was forwarded already may be asked for again by someone who has left its source.
+        if source is None:
+            raise ChatNotFound
         problem = judge_writing(target, await find_blocks(tx, list_block_pairs([target])))
         if problem is not None:
             raise problem

@@ -20,6 +20,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    func,
     insert,
     literal_column,
     select,
@@ -47,6 +48,8 @@ from app.kernel.ids import MAX_ID, ChatId, MessageId, UserId
 T = TypeVar("T")
 Records = Select[*tuple[Any, ...]]
 _Conditions = list[ColumnElement[bool]]
+# How a body begins that was stored without a cipher: see `infra/cipher/envelope.py`.
+_PLAIN_MARK = b"\x00"
 # Above every id.
 _TOP = str(MAX_ID + 1)
 
@@ -63,6 +66,7 @@ class MessageRecord(NamedTuple):
     forward: object | None
     service: object | None
     client_message_id: str | None
+    silent: bool
     created_at: datetime
     edited_at: datetime | None
     deleted_at: datetime | None
@@ -120,6 +124,7 @@ _COLUMNS = (
     MessageRow.forward,
     MessageRow.service,
     MessageRow.client_message_id,
+    MessageRow.silent,
     MessageRow.created_at,
     MessageRow.edited_at,
     MessageRow.deleted_at,
@@ -560,4 +565,17 @@ async def erase_upto(tx: Tx, chat_id: ChatId, upto: MessageId) -> None:
     )
     await tx.execute(
         delete(MentionRow).where(MentionRow.chat_id == chat_id, MentionRow.message_id <= upto)
+    )
+
+
+async def erase_plain_bodies(tx: Tx, chat_id: ChatId) -> None:
+    """Make tombstones of a chat's messages that were stored without a cipher, whatever holds today."""
+    await tx.execute(
+        update(MessageRow)
+        .where(
+            MessageRow.chat_id == chat_id,
+            MessageRow.deleted_at.is_(None),
+            func.substr(MessageRow.body, 1, 1) == _PLAIN_MARK,
+        )
+        .values(body=None, forward=None, service=None, reply_to_id=None, deleted_at=tx.now)
     )

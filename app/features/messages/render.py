@@ -61,7 +61,7 @@ class ServiceView(TypedDict):
 
 
 class MessageView(TypedDict):
-    """A Message, the same for every viewer."""
+    """A Message, the same for every viewer. `silent` is there only when it is true."""
 
     id: MessageId
     chat_id: ChatId
@@ -77,6 +77,7 @@ class MessageView(TypedDict):
     edited_at: str | None
     is_pinned: bool
     reactions: list[object]
+    silent: NotRequired[bool]
     service: NotRequired[ServiceView]
 
 
@@ -229,6 +230,8 @@ class _Desk:
         }
         if record.type == SERVICE:
             view["service"] = cast("ServiceView", record.service)
+        elif record.silent:
+            view["silent"] = True
         return view
 
     def _is_post(self, record: MessageRecord) -> bool:

@@ -100,7 +100,7 @@ class SendMessage(StrictModel):
     reply_to_message_id: MessageIdField | None = None
     forward_from: ForwardInput | None = None
     client_message_id: ClientMessageId | None = None
-    silent: bool = False
+    silent: Annotated[bool, Field(description="Receivers are notified without a sound.")] = False
 
 
 class EditMessage(StrictModel):
@@ -184,7 +184,9 @@ class ServiceEvent(BaseModel):
 
 
 class Message(BaseModel):
-    """The same for every viewer. `service` is there for type `service` alone."""
+    """The same for every viewer. `service` is there for type `service` alone, `silent` (notify
+    without a sound) only when it is true.
+    """
 
     id: int
     chat_id: int
@@ -200,6 +202,7 @@ class Message(BaseModel):
     edited_at: Time | None
     is_pinned: bool
     reactions: list[dict[str, object]]
+    silent: bool = False
     service: ServiceEvent | None = None
 
 

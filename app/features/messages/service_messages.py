@@ -7,7 +7,7 @@ from app.features.chats.rules import ServiceAction
 from app.features.messages.append import NewMessage, append_messages
 from app.features.messages.content import Content
 from app.features.messages.policy import SERVICE
-from app.features.messages.queries import erase_upto
+from app.features.messages.queries import erase_plain_bodies, erase_upto
 from app.features.updates.log import ScopeLog
 from app.infra.cipher.keyring import Keyring
 from app.infra.database.tx import Tx
@@ -49,3 +49,7 @@ class MessageEraser:
     async def erase_messages(self, tx: Tx, *, chat_id: ChatId, upto: MessageId) -> None:
         """As the Protocol: tombstones stay, so that replayed updates and repeated sends find them."""
         await erase_upto(tx, chat_id, upto)
+
+    async def erase_plain(self, tx: Tx, *, chat_id: ChatId) -> None:
+        """As the Protocol; sealed bodies stay, which without their key are noise."""
+        await erase_plain_bodies(tx, chat_id)

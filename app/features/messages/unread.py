@@ -17,7 +17,7 @@ from sqlalchemy import (
 
 from app.features.chats.access import CURRENT
 from app.features.chats.models import ParticipantRow
-from app.features.messages.models import MentionRow, MessageRow
+from app.features.messages.models import HiddenMessageRow, MentionRow, MessageRow
 from app.features.messages.queries import is_hidden, is_participant
 from app.infra.database.key_lists import KeyList, by_dialect, key_parameters
 from app.infra.database.tx import Dialect, Tx
@@ -58,12 +58,24 @@ def _count(dialect: Dialect) -> Select[ChatId, UserId, int, int]:
         .limit(UNREAD_CAP + 1)
         .subquery("unread")
     )
+    # An edit may mention somebody in a message that they have deleted for themselves.
+    has_hidden_mention = (
+        select(_ONE)
+        .where(
+            HiddenMessageRow.user_id == MentionRow.user_id,
+            HiddenMessageRow.chat_id == MentionRow.chat_id,
+            HiddenMessageRow.message_id == MentionRow.message_id,
+        )
+        .correlate(MentionRow)
+        .exists()
+    )
     mentions = (
         select(_ONE.label("one"))
         .where(
             MentionRow.chat_id == ParticipantRow.chat_id,
             MentionRow.user_id == ParticipantRow.user_id,
             MentionRow.message_id > ParticipantRow.last_read_message_id,
+            ~has_hidden_mention,
         )
         .correlate(ParticipantRow)
         .limit(UNREAD_CAP)

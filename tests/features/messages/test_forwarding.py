@@ -87,3 +87,16 @@ async def test_a_forward_outlives_the_original(backend: Backend) -> None:
     await anna.post("/messages/", {"chat_id": saved["id"], "forward_from": forward}, expect=201)
     await bruno.delete(f"/messages/{message['id']}", for_everyone=True)
     assert [item["text"] for item in await anna.history(saved)] == ["keep"]
+
+
+async def test_a_repeat_is_answered_after_leaving_the_source(backend: Backend) -> None:
+    anna, bruno = await backend.people(2)
+    group = await anna.group("Group", [bruno])
+    message = await anna.say(group, "worth keeping")
+    mine = await bruno.private_chat(bruno)
+    forward = {"chat_id": group["id"], "message_ids": [message["id"]]}
+    body = {"chat_id": mine["id"], "forward_from": forward, "client_message_id": new_id()}
+    first = await bruno.post("/messages/", body, expect=201)
+    await bruno.post(f"/chats/{group['id']}/leave")
+    assert await bruno.post("/messages/", body, expect=200) == first
+    await bruno.post("/messages/", body | {"client_message_id": new_id()}, expect=404)

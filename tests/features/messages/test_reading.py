@@ -140,3 +140,27 @@ async def test_a_thousand_unread_are_counted_and_no_more(backend: Backend) -> No
     await anna.say(chat, "the last of all")
     item = await bruno.chat(chat)
     assert (item["unread_count"], item["unread_capped"]) == (1000, True)
+
+
+async def test_a_newcomer_has_not_read_what_was_before(backend: Backend) -> None:
+    anna, bruno, clara = await backend.people(3)
+    group = await anna.group("Group", [bruno], history_visible=True)
+    first = await anna.say(group, "nobody has read this")
+    await anna.post(f"/chats/{group['id']}/members", {"user_ids": [clara.id]})
+    assert (await anna.chat(group))["others_read_message_id"] < first["id"]
+    second = await anna.say(group, "nor this")
+    await clara.post(f"/chats/{group['id']}/read", {"message_id": second["id"]})
+    assert (await anna.chat(group))["others_read_message_id"] == second["id"]
+
+
+async def test_a_message_i_deleted_mentions_me_no_more(backend: Backend) -> None:
+    anna, bruno = await backend.people(2)
+    chat = await anna.private_chat(bruno)
+    entities = [{"type": "text_mention", "offset": 0, "length": 5, "user_id": bruno.id}]
+    message = await anna.say(chat, "Bruno", entities=entities)
+    assert (await bruno.chat(chat))["unread_mentions_count"] == 1
+    await bruno.delete(f"/messages/{message['id']}")
+    body = {"text": "Bruno!", "entities": entities}
+    await anna.put(f"/messages/{message['id']}", body, expect=200)
+    item = await bruno.chat(chat)
+    assert (item["unread_count"], item["unread_mentions_count"]) == (0, 0)

@@ -227,3 +227,13 @@ async def test_a_wrong_send_by_the_socket_is_answered_by_an_error(
     assert problem == over_http.json()
     assert code in {None, problem["code"]}
     await socket.settle()
+
+
+async def test_receivers_are_told_that_a_message_is_silent(backend: Backend) -> None:
+    anna, bruno = await backend.people(2)
+    chat = await anna.private_chat(bruno)
+    socket = await bruno.connect()
+    message = await anna.say(chat, "good night", silent=True)
+    assert message["silent"] is True
+    assert (await socket.expect_message(message["id"]))["data"] == message
+    assert await bruno.history(chat) == [message]
