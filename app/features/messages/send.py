@@ -14,7 +14,7 @@ from app.features.messages.append import NewMessage, append_messages
 from app.features.messages.content import Content, canonical_body
 from app.features.messages.errors import ClientMessageIdReused, MessageNotFound
 from app.features.messages.mentions import MentionDirectory, open_directory
-from app.features.messages.policy import is_visible
+from app.features.messages.policy import is_visible, visible_floor
 from app.features.messages.queries import (
     ReplyTarget,
     SeenSend,
@@ -105,7 +105,7 @@ async def apply_sends(tx: Tx, items: Sequence[Send]) -> Sequence[Sent | Problem 
     keyring = items[0].keyring
     views = await append_messages(tx, log, keyring, plan.messages)
     repeats = {outcome.message_id for outcome in outcomes if isinstance(outcome, _Repeat)}
-    repeated = await load_messages(tx, keyring, repeats) if repeats else {}
+    repeated = await _load_repeated(tx, keyring, group, repeats)
     return [_finish(outcome, views, repeated) for outcome in outcomes]
 
 
@@ -175,6 +175,20 @@ async def _load_group(tx: Tx, items: Sequence[Send]) -> _Group:
             tx, [(item.draft.chat_id, item.draft.content) for item in present]
         ),
     )
+
+
+async def _load_repeated(
+    tx: Tx, keyring: Keyring, group: _Group, message_ids: set[MessageId]
+) -> Mapping[MessageId, Rendered]:
+    """Earlier sends as they are now. They quote nothing that a sender who left and came back may not see;
+    where several senders repeat at once in one chat, the one who sees least decides.
+    """
+    if not message_ids:
+        return {}
+    floors: dict[ChatId, int] = {}
+    for (chat_id, _), membership in group.memberships.items():
+        floors[chat_id] = max(floors.get(chat_id, 0), visible_floor(membership))
+    return await load_messages(tx, keyring, message_ids, floors=floors)
 
 
 def _decide(group: _Group, plan: _Plan, item: Send) -> _Outcome:

@@ -126,3 +126,24 @@ async def test_a_refused_send_takes_no_number(backend: Backend) -> None:
     await anna.post("/messages/", message, expect=200)
     await anna.post("/messages/", message | {"text": "y"}, expect=409)
     assert (await anna.chat(chat))["seq"] == before + 1
+
+
+async def test_a_repeat_quotes_nothing_from_before_coming_back(backend: Backend) -> None:
+    anna, bruno = await backend.people(2)
+    group = await anna.group("Group", [bruno])
+    old = await anna.say(group, "old")
+    body = {
+        "chat_id": group["id"],
+        "text": "answer",
+        "reply_to_message_id": old["id"],
+        "client_message_id": new_id(),
+    }
+    first = await bruno.post("/messages/", body, expect=201)
+    assert first["reply_to"]["text_excerpt"] == "old"
+    await bruno.post(f"/chats/{group['id']}/leave")
+    await anna.put(f"/messages/{old['id']}", {"text": "said behind their back"})
+    await anna.post(f"/chats/{group['id']}/members", {"user_ids": [bruno.id]})
+    await bruno.get(f"/messages/{old['id']}", expect=404)
+    again = await bruno.post("/messages/", body, expect=200)
+    assert (again["id"], again["text"]) == (first["id"], "answer")
+    assert again["reply_to"] == {"message_id": old["id"]}
