@@ -109,7 +109,7 @@ async def read_members(
     "/{chat_id}/members",
     status_code=201,
     response_model=AddedMembers,
-    responses=problem_responses(401, 403, 404),
+    responses=problem_responses(401, 403, 404, 409),
 )
 async def post_members(
     services: ServicesDep, session: CurrentSessionDep, chat_id: ChatIdPath, body: AddMembers

@@ -142,7 +142,7 @@ async def put_settings(
     "/{chat_id}/join",
     status_code=200,
     response_model=ChatItem,
-    responses=problem_responses(401, 403, 404),
+    responses=problem_responses(401, 403, 404, 409),
 )
 async def join(services: ServicesDep, session: CurrentSessionDep, chat_id: ChatIdPath) -> Response:
     """Join a public group or channel."""
@@ -154,7 +154,7 @@ async def join(services: ServicesDep, session: CurrentSessionDep, chat_id: ChatI
     "/{code}/join",
     status_code=200,
     response_model=ChatItem,
-    responses=problem_responses(401, 403, 404),
+    responses=problem_responses(401, 403, 404, 409),
 )
 async def join_invited(
     services: ServicesDep, session: CurrentSessionDep, code: Annotated[InviteCode, Path()]

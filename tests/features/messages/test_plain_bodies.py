@@ -1,37 +1,24 @@
 """Messages that are stored without a cipher, by `ENCRYPT_MESSAGES=false`, still die with their chat."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import BACKENDS
+from tests.support.lone_servers import lone_server
 from tests.support.people import Backend, Deployment
-from tests.support.postgres import Postgres
 from tests.support.rows import read_values
-from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
-
-PLAIN = {"ENCRYPT_MESSAGES": "false"}
 
 
 @pytest.fixture(params=BACKENDS)
 def plain_deployment(request: pytest.FixtureRequest, directory: Path) -> Iterator[Deployment]:
     """A server that does not encrypt messages."""
-    with ExitStack() as stack:
-        if request.param == "sqlite":
-            server = stack.enter_context(Server(directory, PLAIN))
-            details = {"sqlite_file": str(server.var_dir / "messenger.db")}
-        else:
-            cluster: Postgres = request.getfixturevalue("postgres")
-            url = cluster.create_database()
-            stack.callback(cluster.drop_database, url)
-            settings = PLAIN | {"DATABASE_TYPE": "postgresql", "DATABASE_URL": url}
-            server = stack.enter_context(Server(directory, settings))
-            details = {"database_url": url}
-        yield Deployment(request.param, [server], details)
+    with lone_server(request, directory, {"ENCRYPT_MESSAGES": "false"}) as deployment:
+        yield deployment
 
 
 @pytest.fixture
