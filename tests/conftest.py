@@ -119,6 +119,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest brings the tests of each backend together
+@pytest.hookimpl(trylast=True)  # after pytest has put the tests of one backend together
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What judges the whole suite comes after it."""
     items.sort(key=lambda item: item.path.name == "test_all_answers.py")

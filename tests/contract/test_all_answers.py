@@ -2,7 +2,9 @@
 
 import pytest
 
-from tests.support.people import Deployment
+from app.bootstrap import build_app
+from app.settings import load_settings
+from tests.support.openapi import OpenApi
 
 
 @pytest.fixture
@@ -14,12 +16,18 @@ def whole_suite(request: pytest.FixtureRequest) -> None:
         pytest.skip("only when the whole suite runs")
 
 
+@pytest.fixture(scope="module")
+def openapi() -> OpenApi:
+    """The document that every server of the suite has served."""
+    return OpenApi(build_app(load_settings(env_file=None)).openapi())
+
+
 @pytest.mark.usefixtures("whole_suite")
-def test_every_documented_answer_was_provoked(deployment: Deployment) -> None:
-    unseen = deployment.openapi.unseen()
+def test_every_documented_answer_was_provoked(openapi: OpenApi) -> None:
+    unseen = openapi.unseen()
     assert not unseen, f"{len(unseen)} documented, never seen:\n" + "\n".join(unseen)
 
 
-def test_every_answer_was_documented(deployment: Deployment) -> None:
-    faults = list(deployment.openapi.faults)
+def test_every_answer_was_documented(openapi: OpenApi) -> None:
+    faults = list(openapi.faults)
     assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults)

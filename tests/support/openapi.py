@@ -25,6 +25,7 @@ class Operation:
 
 # Of all servers of this test run: some answers take a server with other settings.
 _SEEN: set[tuple[str, str]] = set()
+_FAULTS: dict[str, None] = {}
 
 
 @dataclass
@@ -33,7 +34,7 @@ class OpenApi:
 
     document: Json
     seen: set[tuple[str, str]] = field(default_factory=lambda: _SEEN)
-    faults: dict[str, None] = field(default_factory=dict[str, None])
+    faults: dict[str, None] = field(default_factory=lambda: _FAULTS)
 
     def __post_init__(self) -> None:
         self.operations = [
