@@ -7,6 +7,7 @@ from app.features.chats.policy import ChatType, Membership, may_delete_chat
 from app.features.chats.queries import (
     change_chat,
     clear_private_chat,
+    find_lowest_cleared,
     free_username,
     list_participant_ids,
 )
@@ -57,13 +58,16 @@ async def _clear(tx: Tx, tools: Tools, membership: Membership, *, for_everyone: 
     chat = membership.chat
     if membership.is_closed:
         raise ChatNotFound
-    everyone = await list_participant_ids(tx, chat.id)
-    people = everyone if for_everyone else [membership.user_id]
+    people = [membership.user_id]
+    if for_everyone:
+        people = await list_participant_ids(tx, chat.id)
     log = await lock_people(tx, chat, people)
     upto = MessageId(chat.last_message_id)
     await clear_private_chat(tx, chat.id, people, upto=upto)
-    if people == everyone:
-        await erase_messages(tools.rules, tx, chat_id=chat.id, upto=upto)
+    # What both have cleared, be it one after the other, nobody sees again.
+    gone = await find_lowest_cleared(tx, chat.id)
+    if gone:
+        await erase_messages(tools.rules, tx, chat_id=chat.id, upto=gone)
     for user_id in people:
         data = {"chat_id": chat.id, "seq": log.seq(chat_scope(chat.id)), "reason": "deleted"}
         log.append(user_scope(user_id), "chat_removed", subject_id=chat.id, data=data, content=data)

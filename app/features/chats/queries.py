@@ -361,6 +361,12 @@ async def clear_private_chat(
     await tx.execute(statement)
 
 
+async def find_lowest_cleared(tx: Tx, chat_id: ChatId) -> MessageId:
+    """Up to which message everyone in a private chat has cleared it; 0: somebody never did."""
+    statement = select(func.min(ParticipantRow.cleared_id)).where(ParticipantRow.chat_id == chat_id)
+    return MessageId(await tx.scalar(statement) or 0)
+
+
 async def open_private_chat(tx: Tx, chat_id: ChatId, user_id: UserId) -> None:
     """Put a private chat back on the user's list; what they cleared stays cleared."""
     await change_participant(tx, chat_id, user_id, {"closed_id": None})

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from tests.support.people import Backend, is_time, new_id
+from tests.support.rows import read_values
 
 pytestmark = pytest.mark.anyio
 
@@ -213,6 +214,19 @@ async def test_a_private_chat_is_cleared_for_me_alone(backend: Backend) -> None:
     assert [item["id"] for item in await anna.walk("/chats/")] == [chat["id"]]
     assert [item["id"] for item in await anna.history(chat)] == [new["id"]]
     await anna.get(f"/messages/{message['id']}", expect=404)
+
+
+async def test_what_both_have_cleared_is_stored_no_more(backend: Backend) -> None:
+    anna, bruno = await backend.people(2)
+    chat = await anna.private_chat(bruno)
+    await anna.say(chat, "first")
+    bodies = f"SELECT body FROM messages WHERE chat_id = {chat['id']} AND body IS NOT NULL"
+    await anna.delete(f"/chats/{chat['id']}", expect=204)
+    await bruno.say(chat, "second")
+    assert len(await read_values(backend.deployment, bodies)) == 2
+    await bruno.delete(f"/chats/{chat['id']}", expect=204)
+    assert len(await read_values(backend.deployment, bodies)) == 1
+    assert [item["text"] for item in await anna.history(chat)] == ["second"]
 
 
 async def test_a_private_chat_is_cleared_for_both(backend: Backend) -> None:
