@@ -1,6 +1,7 @@
 """The database: opens the one transaction of a use case, repeats it when it must, announces after commit."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,6 +27,8 @@ Item = TypeVar("Item")
 _log = logging.getLogger(__name__)
 _MAX_TRIES = 6
 _WORK_SECONDS = 30
+# A stopping server has ten seconds in all, and eight of them are for requests.
+_CLOSING_SECONDS = 1.0
 _jitter = secrets.SystemRandom()
 
 
@@ -70,9 +73,16 @@ class Database:
         return await asyncio.shield(committer.submit(item))  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
 
     async def close(self) -> None:
-        """Wait for running transactions, then close all connections."""
+        """Wait for running transactions and those that wait behind them, then close all connections."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSING_SECONDS):
+                while self._running:
+                    await asyncio.wait(self._running)
+                    await asyncio.sleep(0)  # a group that gathered meanwhile begins now
+        for task in self._running:
+            task.cancel()  # rolled back: nobody was told that it is done
         if self._running:
-            await asyncio.wait(self._running, timeout=_WORK_SECONDS)
+            await asyncio.wait(self._running, timeout=_CLOSING_SECONDS)
         await self.connections.close()
 
     async def _shielded(self, run: Awaitable[R]) -> R:
@@ -105,10 +115,23 @@ class Database:
             async with asyncio.timeout(timeout_seconds):
                 result = await work(tx)
                 await tx.run_before_commit()
-        tx.run_after_commit()
-        if tx.announcements:
-            self.on_commit(tx.announcements)
+            if tx.failure is not None:
+                # PostgreSQL answers COMMIT of a failed transaction with a rollback and no error.
+                raise tx.failure
+        self._tell(tx)
         return result
+
+    def _tell(self, tx: Tx) -> None:
+        """It is durable: whatever fails from here on must not make the caller write it again."""
+        try:
+            tx.run_after_commit()
+        except Exception:  # noqa: BLE001 - an edge, see above
+            _log.exception("after_commit_failed")
+        try:
+            if tx.announcements:
+                self.on_commit(tx.announcements)
+        except Exception:  # noqa: BLE001 - an edge, see above
+            _log.exception("announcement_failed")
 
     async def _read(self, work: Callable[[Tx], Awaitable[R]]) -> R:
         try:

@@ -1,6 +1,7 @@
 """Connections to PostgreSQL (asyncpg) and SQLite (stdlib, on threads of our own), behind one Protocol."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,11 @@ from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from app.infra.database.errors import CONNECT_ERRORS, DatabaseUnavailable
 from app.infra.database.tx import Dialect, Parameters, TxConnection
 from app.settings import Settings
 
+_log = logging.getLogger(__name__)
 _SQLITE_READERS = 4
 _PG_COMMAND_SECONDS = 15
 Outcome = tuple[Sequence[Row[Unpack[tuple[Any, ...]]]], int]
@@ -75,16 +78,33 @@ class PostgresConnections:
     @asynccontextmanager
     async def writing(self) -> AsyncGenerator[TxConnection]:
         """READ COMMITTED: a statement after a lock sees all that was committed before the lock."""
-        async with self.engine.connect() as connection, connection.begin():
+        async with _connect(self.engine) as connection, connection.begin():
             yield _PostgresConnection(connection)
 
     @asynccontextmanager
     async def reading(self) -> AsyncGenerator[TxConnection]:
-        async with self._reading.connect() as connection:
+        async with _connect(self._reading) as connection:
             yield _PostgresConnection(connection)
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+@asynccontextmanager
+async def _connect(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+    """A connection of the pool.
+
+    Raises:
+        DatabaseUnavailable: the server is away, starting, full, or lets us not in.
+    """
+    try:
+        connection = await engine.connect()
+    except CONNECT_ERRORS as error:
+        raise DatabaseUnavailable(retry_after=1) from error
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 class _PostgresConnection:
@@ -130,7 +150,7 @@ class SqliteConnections:
                 yield _SqliteWriter(connection, self._writer_thread)
                 await loop.run_in_executor(self._writer_thread, connection.commit)
             except BaseException:
-                await loop.run_in_executor(self._writer_thread, connection.rollback)
+                await loop.run_in_executor(self._writer_thread, self._roll_back, connection)
                 raise
 
     @asynccontextmanager
@@ -152,6 +172,17 @@ class SqliteConnections:
             self._opened.append(self._writer)
         self._writer.exec_driver_sql("BEGIN IMMEDIATE")
         return self._writer
+
+    def _roll_back(self, connection: Connection) -> None:
+        """Leave no transaction open, or the next BEGIN fails, and every one after it."""
+        try:
+            connection.rollback()
+            # After a COMMIT that failed SQLAlchemy takes the transaction for ended; SQLite does not.
+            connection.connection.rollback()
+        except Exception:  # noqa: BLE001 - an edge: the first error is the one to tell
+            _log.exception("sqlite_rollback_failed")
+            self._writer = None
+            connection.invalidate()
 
     async def read(self, statement: Executable, parameters: Parameters | None) -> Outcome:
         """Run one statement on any reader thread."""

@@ -11,6 +11,9 @@ _RETRYABLE_STATES = frozenset({"40001", "40P01", "55P03"})
 # connection_exception, insufficient_resources, operator_intervention, query_canceled, read_only
 _UNAVAILABLE_CLASSES = frozenset({"08", "53", "57", "58"})
 
+# Whatever its SQLSTATE: a server that lets nobody in serves nobody.
+CONNECT_ERRORS = (DBAPIError, OSError)
+
 
 class DatabaseUnavailable(Unavailable):
     code = "database_unavailable"

@@ -44,6 +44,7 @@ class Tx:
         "_connection",
         "announcements",
         "dialect",
+        "failure",
         "now",
     )
 
@@ -52,6 +53,8 @@ class Tx:
         self._before_commit: list[Callable[[], Awaitable[None]]] = []
         self._after_commit: list[Callable[[], None]] = []
         self.announcements: list[Announcement] = []
+        # The first statement that failed: whoever caught it, this transaction must not be committed.
+        self.failure: Exception | None = None
         self.dialect: Dialect = dialect
         self.now = now
 
@@ -168,6 +171,10 @@ class Tx:
             return await self._connection.execute(statement, parameters)
         except IntegrityError as error:
             violation = as_unique_violation(error)
+            self.failure = self.failure or violation or error
             if violation is None:
                 raise
             raise violation from error
+        except Exception as error:
+            self.failure = self.failure or error
+            raise
