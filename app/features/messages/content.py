@@ -1,8 +1,7 @@
 """What a message says, and how it lies in its row: one sealed JSON document, bound to the row's id."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import orjson
 
@@ -24,8 +23,7 @@ _PLACE_TABLE = "messages"
 _PLACE_COLUMN = "body"
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """The personal part of a message. `forward_name` names an origin that readers may not open."""
 
     text: str | None

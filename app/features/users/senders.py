@@ -3,15 +3,14 @@
 from collections.abc import Collection
 from typing import TypedDict
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
 from app.features.users.models import UserRow
 from app.features.users.people import open_field
 from app.infra.cipher.keyring import Keyring, user_key
-from app.infra.database.tx import Tx
+from app.infra.database.key_lists import by_dialect, id_parameters, is_listed
+from app.infra.database.tx import Dialect, Tx
 from app.kernel.ids import UserId
-
-_IDS_A_STATEMENT = 10_000
 
 
 class Sender(TypedDict):
@@ -28,27 +27,32 @@ async def load_senders(
     tx: Tx, keyring: Keyring, user_ids: Collection[UserId]
 ) -> dict[UserId, Sender]:
     """One for each id, in one statement and one for their keys; an id of nobody reads as deleted."""
-    ids = sorted(set(user_ids))
-    senders = {user_id: _render_deleted(user_id) for user_id in ids}
-    for start in range(0, len(ids), _IDS_A_STATEMENT):
-        chunk = ids[start : start + _IDS_A_STATEMENT]
-        statement = select(
-            UserRow.id, UserRow.first_name, UserRow.last_name, UserRow.username
-        ).where(UserRow.id.in_(chunk), UserRow.deleted_at.is_(None))
-        rows = await tx.all(statement)
-        keys = await keyring.load(tx, [user_key(row.id) for row in rows])
-        for row in rows:
-            key = keys.get(user_key(row.id))
-            if key is not None:
-                senders[row.id] = Sender(
-                    id=row.id,
-                    first_name=open_field(key, "first_name", row.id, row.first_name) or "",
-                    last_name=open_field(key, "last_name", row.id, row.last_name),
-                    username=row.username,
-                    is_deleted=False,
-                )
+    senders = {user_id: _render_deleted(user_id) for user_id in user_ids}
+    if not senders:
+        return senders
+    rows = await tx.all(_BY_IDS[tx.dialect], id_parameters(tx.dialect, senders))
+    keys = await keyring.load(tx, [user_key(row[0]) for row in rows])
+    for user_id, first_name, last_name, username in rows:
+        key = keys.get(user_key(user_id))
+        if key is not None:
+            senders[user_id] = Sender(
+                id=user_id,
+                first_name=open_field(key, "first_name", user_id, first_name) or "",
+                last_name=open_field(key, "last_name", user_id, last_name),
+                username=username,
+                is_deleted=False,
+            )
     return senders
 
 
 def _render_deleted(user_id: UserId) -> Sender:
     return Sender(id=user_id, first_name="", last_name=None, username=None, is_deleted=True)
+
+
+def _by_ids(dialect: Dialect) -> Select[UserId, bytes, bytes | None, str | None]:
+    return select(UserRow.id, UserRow.first_name, UserRow.last_name, UserRow.username).where(
+        is_listed(dialect, UserRow.id), UserRow.deleted_at.is_(None)
+    )
+
+
+_BY_IDS = by_dialect(_by_ids)

@@ -24,7 +24,8 @@ _NONCE_BYTES = 12
 _TAG_BYTES = 16
 _FINGERPRINT_BYTES = 16
 _HEADER_BYTES = 1 + _VERSION_BYTES
-_SEALED_BYTES = _HEADER_BYTES + _NONCE_BYTES + _TAG_BYTES
+_NONCE_END = _HEADER_BYTES + _NONCE_BYTES
+_SEALED_BYTES = _NONCE_END + _TAG_BYTES
 
 
 class CiphertextInvalid(Exception):  # noqa: N818 - says what is found, not what was done
@@ -79,19 +80,19 @@ class DataKey:
         Raises:
             CiphertextInvalid: the value is not one that this key sealed for this place.
         """
-        if value[:1] == bytes((_PLAIN,)):
+        form = value[0] if value else None
+        if form == _PLAIN:
             return value[1:]
-        if len(value) < _SEALED_BYTES or value[0] != _SEALED:
+        if len(value) < _SEALED_BYTES or form != _SEALED:
             raise _invalid(table, column)
         version = int.from_bytes(value[1:_HEADER_BYTES], "big")
         cipher = self._ciphers.get(version)
         if cipher is None:
             raise _invalid(table, column)
-        nonce = value[_HEADER_BYTES : _HEADER_BYTES + _NONCE_BYTES]
         try:
             return cipher.decrypt(
-                nonce,
-                value[_HEADER_BYTES + _NONCE_BYTES :],
+                value[_HEADER_BYTES:_NONCE_END],
+                value[_NONCE_END:],
                 _place(table, column, row_id, version),
             )
         except InvalidTag:

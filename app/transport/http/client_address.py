@@ -19,7 +19,7 @@ _WITH_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9.]+))(?::\d{1
 _MAX_HOPS = 20
 
 
-def get_client_address(connection: HTTPConnection) -> str:
+async def get_client_address(connection: HTTPConnection) -> str:
     """The caller's IP address in canonical spelling."""
     found = connection.scope.get(SCOPE_KEY)
     return cast("str", found) if found is not None else find_client_address(connection.scope, ())

@@ -8,8 +8,11 @@ from starlette.requests import HTTPConnection
 from app.infra.services import Services
 
 
-def get_services(connection: HTTPConnection) -> Services:
-    """Put there by the composition root before the first request."""
+async def get_services(connection: HTTPConnection) -> Services:
+    """Put there by the composition root before the first request.
+
+    Async, as is every dependency: FastAPI sends others to a thread, which costs more than they do.
+    """
     return cast("Services", connection.app.state.services)
 
 
