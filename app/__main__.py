@@ -1,5 +1,6 @@
 """`python -m app`: the launcher for production, uvicorn with what a messenger needs and bare uvicorn lacks."""
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -29,6 +30,8 @@ def main() -> int:
     faults = list_start_faults(settings)
     if faults:
         return refuse(faults)
+    # uvicorn stops gracefully and then raises the signal again; a stop in order ends with status 0.
+    signal.signal(signal.SIGTERM, _end_in_order)
     serve(settings)
     return 0
 
@@ -62,6 +65,10 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=_GRACEFUL_SECONDS,
         timeout_keep_alive=75,
     )
+
+
+def _end_in_order(_signal: int, _frame: object) -> None:
+    """Everything is closed by now."""
 
 
 if __name__ == "__main__":

@@ -203,3 +203,14 @@ def test_workers_stop_when_their_supervisor_is_killed(
     os.kill(server.pid, signal.SIGKILL)
     wait_until_closed(server.port)
     wait_until(lambda: "Finished server process" in server.output())
+
+
+async def test_sigterm_closes_sockets_with_1012_and_ends_with_status_zero(directory: Path) -> None:
+    server = Server(directory).start()
+    async with AsyncExitStack() as stack:
+        backend = Backend(Deployment("sqlite", [server]), stack)
+        (anna,) = await backend.people(1)
+        socket = await anna.connect()
+        os.kill(server.pid, signal.SIGTERM)
+        await socket.expect_close(1012)
+    assert server.wait_for_exit(10) == 0
