@@ -74,7 +74,7 @@ class Fanout:
             if feed is not None:
                 self._take(scope, feed.announce(announcement))
             if announcement.frame is not None or feed is None:
-                self._services.bus.publish(TOPIC, _encode(announcement))
+                self._publish(announcement)
 
     def on_bus(self, payload: bytes) -> None:
         """A worker (perhaps this one) published this; it may come late, twice, or never."""
@@ -147,7 +147,7 @@ class Fanout:
         self._gaps.discard(scope)
         for seq in sorted(self._unpublished.pop(scope, ())):
             # Nobody is left here who would fill it in; the other workers can.
-            self._services.bus.publish(TOPIC, _encode(Announcement(scope, seq)))
+            self._publish(Announcement(scope, seq))
 
     # What leaves.
 
@@ -283,9 +283,14 @@ class Fanout:
         for update in updates:
             if update.seq in waiting:
                 waiting.discard(update.seq)
-                self._services.bus.publish(TOPIC, _encode(update))
+                self._publish(update)
         if not waiting:
             self._unpublished.pop(scope, None)
+
+    def _publish(self, announcement: Announcement) -> None:
+        """This worker has it already: a process that is alone pays nothing."""
+        if self._services.bus.reaches_others:
+            self._services.bus.publish(TOPIC, _encode(announcement))
 
     def _skip(self, scopes: Iterable[Scope]) -> None:
         for scope in scopes:

@@ -90,6 +90,9 @@ class Follower:
                 await asyncio.sleep(_RETRY_SECONDS)
             except Exception:  # noqa: BLE001 - one bad row must not end it for all
                 _log.exception("follow_failed")
+                for connection, _ in wanted:
+                    # Held for ever it would miss everything without a word.
+                    connection.close(CloseCode.SERVICE_RESTART)
 
     def _begin(self, update: Announcement, connections: Iterable[Connection]) -> None:
         chat = _chat_of(update)

@@ -281,6 +281,9 @@ class Socket:
         except Problem:
             # Some scopes are still held, and only a new socket can bring them up.
             self.connection.close(CloseCode.SERVICE_RESTART)
+        except Exception:
+            self.connection.close(CloseCode.SERVICE_RESTART)
+            raise
 
 
 def _parse(model: type[BaseModel], data: dict[str, JsonValue]) -> Any:

@@ -10,6 +10,8 @@ log = structlog.stdlib.get_logger("app.bus")
 class MemoryBus:
     """Hands each payload to the subscribers of its topic, at once and in order."""
 
+    reaches_others = False
+
     def __init__(self) -> None:
         self._handlers: dict[str, list[Callable[[bytes], None]]] = {}
 

@@ -5,7 +5,12 @@ from typing import Protocol
 
 
 class Bus(Protocol):
-    """Carries small payloads to every worker, this one included."""
+    """Carries small payloads to every worker, this one included.
+
+    `reaches_others`: there may be other workers, so that what this one knows already is worth sending.
+    """
+
+    reaches_others: bool
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Send to all subscribers of a topic. Never blocks and never raises."""

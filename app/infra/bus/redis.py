@@ -29,6 +29,8 @@ log = structlog.stdlib.get_logger("app.bus")
 class RedisBus:
     """Publishes in pipelines from a bounded queue, listens on one connection, and connects again for ever."""
 
+    reaches_others = True
+
     def __init__(self, url: str, key: bytes) -> None:
         """`key`: 32 bytes, the same in every worker."""
         self._url = url

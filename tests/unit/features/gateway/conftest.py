@@ -65,6 +65,8 @@ class Wire:
 class WorkerBus(MemoryBus):
     """One worker's end of the wire."""
 
+    reaches_others = True
+
     def __init__(self, wire: Wire) -> None:
         super().__init__()
         self.wire = wire
