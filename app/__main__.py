@@ -11,7 +11,7 @@ from app.settings import Settings, SettingsError, load_settings
 from app.transport.websocket.frames import MAX_FRAME_BYTES
 from app.transport.websocket.protocol import FrameProtocol
 
-_GRACEFUL_SECONDS = 8
+_GRACEFUL_SECONDS = 5
 _MAX_CONNECTIONS = 20_000
 # With the heartbeat and the ten seconds of presence, a half-open line is offline within a minute.
 _PONG_SECONDS = 15

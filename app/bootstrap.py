@@ -7,6 +7,7 @@ from datetime import timedelta
 import structlog
 from fastapi import FastAPI
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.catalog import FEATURES
@@ -22,6 +23,7 @@ from app.infra.bus.redis import RedisBus
 from app.infra.cipher.blind_index import open_blind_index
 from app.infra.cipher.keyring import Keyring, open_keyring
 from app.infra.database.database import Database, open_database
+from app.infra.database.errors import CONNECT_ERRORS
 from app.infra.database.migrate import migrate
 from app.infra.database.process_lock import ProcessLock, SecondProcessError
 from app.infra.database.tx import Tx
@@ -101,7 +103,7 @@ class StartGuard:
         except (SettingsError, SecondProcessError) as error:
             await _refuse(str(error), send)
             return
-        except (OSError, Unavailable) as error:
+        except (*CONNECT_ERRORS, DBAPIError, Unavailable) as error:
             reason = type(error).__name__
             await _refuse(f"DATABASE_URL: the database does not answer ({reason})", send)
             return

@@ -159,6 +159,17 @@ def test_a_wrong_setting_stops_the_start_with_one_sentence(
     assert sentence in said
 
 
+def test_a_wrong_password_of_the_database_is_named_and_not_repeated(
+    directory: Path, postgres_url: str
+) -> None:
+    head, _, tail = postgres_url.partition("://")
+    address = tail.rpartition("@")[2]
+    wrong = f"{head}://tester:not-the-password@{address}"
+    said = refusal(directory, on_postgresql(wrong))
+    assert "DATABASE_URL: " in said
+    assert "not-the-password" not in said
+
+
 def test_a_wrong_master_key_refuses_and_touches_nothing(directory: Path) -> None:
     with Server(directory) as server:
         server.stop()

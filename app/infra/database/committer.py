@@ -14,6 +14,8 @@ from app.infra.database.tx import Tx
 from app.kernel.problems import Problem
 
 _MAX_GROUP = 64
+# Items whose scopes are stuck wait in transactions of their own; they must not use up the pool.
+_MAX_ALONE = 4
 Item = TypeVar("Item")
 ItemContra = TypeVar("ItemContra", contravariant=True)
 Result = TypeVar("Result")
@@ -62,6 +64,7 @@ class GroupCommitter(Generic[Item, Result]):
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._runner: asyncio.Task[None] | None = None
         self._alone: set[asyncio.Task[None]] = set()
+        self._places_alone = asyncio.Semaphore(_MAX_ALONE)
 
     def submit(self, item: Item) -> "asyncio.Future[Result]":
         """Queue `item`; the future ends when its transaction is durable, or with its own Problem."""
@@ -109,9 +112,13 @@ class GroupCommitter(Generic[Item, Result]):
                 self._run_alone(item, future)
 
     def _run_alone(self, item: Item, future: "asyncio.Future[Result]") -> None:
-        task = asyncio.create_task(self._commit([(item, future)]))
+        task = asyncio.create_task(self._commit_alone(item, future))
         self._alone.add(task)
         task.add_done_callback(self._alone.discard)
+
+    async def _commit_alone(self, item: Item, future: "asyncio.Future[Result]") -> None:
+        async with self._places_alone:
+            await self._commit([(item, future)])
 
 
 def _settle(future: "asyncio.Future[Result]", outcome: Result | Problem) -> None:
