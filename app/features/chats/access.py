@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, select, tuple_
+from sqlalchemy import BigInteger, Select, and_, bindparam, select
+from typing_extensions import TypeVarTuple
 
 from app.features.chats.errors import ChatForbidden, ChatNotFound, MemberNotFound
 from app.features.chats.models import ChatRow, ParticipantRow
@@ -21,9 +22,11 @@ from app.features.chats.policy import (
     judge_rights,
     judge_role,
 )
-from app.infra.database.tx import Tx
+from app.infra.database.key_lists import KeyList, by_dialect, key_parameters
+from app.infra.database.tx import Dialect, Tx
 from app.kernel.ids import ChatId, MessageId, UserId
 
+Ts = TypeVarTuple("Ts")
 CURRENT = tuple(str(role) for role in CURRENT_ROLES)
 
 CHAT_COLUMNS = (
@@ -57,6 +60,18 @@ _MEMBERSHIPS = (
     .join(ParticipantRow, ParticipantRow.chat_id == ChatRow.id)
     .where(ChatRow.deleted_at.is_(None))
 )
+
+
+def of_pairs(dialect: Dialect, statement: Select[*Ts]) -> Select[*Ts]:
+    """The rows of `statement`, a select from participants, for the (chat, user) of `key_parameters`."""
+    keys = KeyList(dialect, BigInteger, BigInteger)
+    chat_id, user_id = keys.columns
+    return statement.join(
+        keys.table, and_(ParticipantRow.chat_id == chat_id, ParticipantRow.user_id == user_id)
+    )
+
+
+ANY_MEMBERSHIPS_OF_PAIRS = by_dialect(lambda dialect: of_pairs(dialect, _MEMBERSHIPS))
 # Built once: every request of a member asks it.
 _MEMBERSHIP = _MEMBERSHIPS.where(
     ChatRow.id == bindparam("of_chat"), ParticipantRow.user_id == bindparam("of_user")
@@ -103,13 +118,11 @@ async def load_memberships(
     tx: Tx, pairs: Iterable[tuple[UserId, ChatId]]
 ) -> dict[tuple[UserId, ChatId], Membership]:
     """The memberships of those of the (user, chat) pairs that are current; one query."""
-    wanted = sorted({(chat_id, user_id) for user_id, chat_id in pairs})
+    wanted = {(chat_id, user_id) for user_id, chat_id in pairs}
     if not wanted:
         return {}
-    statement = _MEMBERSHIPS.where(
-        tuple_(ParticipantRow.chat_id, ParticipantRow.user_id).in_(wanted),
-    )
-    memberships = [membership_from_row(row, now=tx.now) for row in await tx.all(statement)]
+    rows = await tx.all(ANY_MEMBERSHIPS_OF_PAIRS[tx.dialect], key_parameters(tx.dialect, wanted))
+    memberships = [membership_from_row(row, now=tx.now) for row in rows]
     return {(m.user_id, m.chat.id): m for m in memberships if m.is_current}
 
 

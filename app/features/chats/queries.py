@@ -14,12 +14,12 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.orm import aliased
 
 from app.features.chats.access import (
+    ANY_MEMBERSHIPS_OF_PAIRS,
     CHAT_COLUMNS,
     CURRENT,
     PARTICIPANT_COLUMNS,
@@ -30,6 +30,7 @@ from app.features.chats.models import ChatRow, InviteRow, ParticipantRow
 from app.features.chats.policy import ChatType, Membership, Role
 from app.features.updates.models import ScopeRow
 from app.features.users.models import UsernameRow
+from app.infra.database.key_lists import key_parameters
 from app.infra.database.tx import Tx
 from app.infra.database.upsert import insert_ignore, upsert
 from app.kernel.ids import ChatId, MessageId, UserId
@@ -225,15 +226,8 @@ async def load_pairs(
     wanted = sorted(set(pairs))
     if not wanted:
         return {}
-    statement = (
-        select(*CHAT_COLUMNS, *PARTICIPANT_COLUMNS)
-        .join(ParticipantRow, ParticipantRow.chat_id == ChatRow.id)
-        .where(
-            ChatRow.deleted_at.is_(None),
-            tuple_(ParticipantRow.chat_id, ParticipantRow.user_id).in_(wanted),
-        )
-    )
-    found = [membership_from_row(row, now=tx.now) for row in await tx.all(statement)]
+    rows = await tx.all(ANY_MEMBERSHIPS_OF_PAIRS[tx.dialect], key_parameters(tx.dialect, wanted))
+    found = [membership_from_row(row, now=tx.now) for row in rows]
     return {(membership.chat.id, membership.user_id): membership for membership in found}
 
 

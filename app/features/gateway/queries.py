@@ -3,16 +3,15 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import and_, literal, select, tuple_, union_all
+from sqlalchemy import and_, literal, select, union_all
 
-from app.features.chats.access import CURRENT
+from app.features.chats.access import CURRENT, of_pairs
 from app.features.chats.models import ChatRow, ParticipantRow
 from app.features.updates.models import ScopeRow
+from app.infra.database.key_lists import by_dialect, key_parameters
 from app.infra.database.tx import Tx
 from app.kernel.ids import ChatId, MessageId, UserId
 from app.kernel.scopes import ScopeKind
-
-_PAIRS_A_STATEMENT = 500
 
 
 class Following(NamedTuple):
@@ -43,9 +42,15 @@ _CHATS = (
         ParticipantRow.user_id,
     )
     .join(ChatRow, ChatRow.id == ParticipantRow.chat_id)
-    .join(ScopeRow, and_(ScopeRow.kind == int(ScopeKind.CHAT), ScopeRow.id == ChatRow.id))
+    # Every chat has its scope; an inner join lets SQLite begin there, with the numbers of all chats.
+    .join(
+        ScopeRow,
+        and_(ScopeRow.kind == int(ScopeKind.CHAT), ScopeRow.id == ChatRow.id),
+        isouter=True,
+    )
     .where(ParticipantRow.role.in_(CURRENT), ChatRow.deleted_at.is_(None))
 )
+_CHATS_OF_PAIRS = by_dialect(lambda dialect: of_pairs(dialect, _CHATS))
 
 
 async def read_standing(tx: Tx, user_id: UserId) -> Standing:
@@ -71,19 +76,15 @@ async def read_followings(
     tx: Tx, pairs: Iterable[tuple[UserId, ChatId]]
 ) -> dict[tuple[UserId, ChatId], Following]:
     """Of these pairs, those in which the user is in the chat at this moment."""
-    wanted = sorted({(chat_id, user_id) for user_id, chat_id in pairs})
+    wanted = {(chat_id, user_id) for user_id, chat_id in pairs}
     found: dict[tuple[UserId, ChatId], Following] = {}
-    for start in range(0, len(wanted), _PAIRS_A_STATEMENT):
-        statement = _CHATS.where(
-            tuple_(ParticipantRow.chat_id, ParticipantRow.user_id).in_(
-                wanted[start : start + _PAIRS_A_STATEMENT]
-            )
+    if not wanted:
+        return found
+    for row in await tx.all(_CHATS_OF_PAIRS[tx.dialect], key_parameters(tx.dialect, wanted)):
+        visible_from = MessageId(0 if row.history_visible else row.first_visible_id)
+        found[row.user_id, row.chat_id] = Following(
+            row.chat_id, row.seq, row.joined_seq, visible_from
         )
-        for row in await tx.all(statement):
-            visible_from = MessageId(0 if row.history_visible else row.first_visible_id)
-            found[row.user_id, row.chat_id] = Following(
-                row.chat_id, row.seq, row.joined_seq, visible_from
-            )
     return found
 
 

@@ -4,20 +4,29 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, bindparam, case, func, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import aliased
 
-from app.features.chats.access import CURRENT, PARTICIPANT_COLUMNS
+from app.features.chats.access import CURRENT, PARTICIPANT_COLUMNS, of_pairs
 from app.features.chats.models import ChatRow, ParticipantRow
 from app.features.chats.policy import MAX_READ_MARK_MEMBERS, ChatType
 from app.features.chats.queries import CHATS_WITH_SEQ, VIEW_COLUMNS
 from app.features.messages.models import HiddenMessageRow, MessageRow
-from app.features.messages.queries import padded
 from app.features.updates.models import ScopeRow
-from app.infra.database.tx import Tx
+from app.infra.database.key_lists import by_dialect, key_parameters
+from app.infra.database.tx import Dialect, Tx
 from app.kernel.ids import ChatId, UserId
-
-_PAIRS_A_STATEMENT = 500
 
 
 class Position(NamedTuple):
@@ -71,35 +80,21 @@ async def read_item_rows(tx: Tx, pairs: Sequence[tuple[UserId, ChatId]]) -> Sequ
     """For each (user, chat): the chat, the membership, my settings, the newest message that I see, and how
     far others have read. Only of chats that the user is in.
     """
-    wanted = sorted({(chat_id, user_id) for user_id, chat_id in pairs})
-    viewers = {user_id for _, user_id in wanted}
-    rows: list[Any] = []
-    for start in range(0, len(wanted), _PAIRS_A_STATEMENT):
-        chunk = wanted[start : start + _PAIRS_A_STATEMENT]
-        if len(viewers) == 1:
-            chats = padded([chat_id for chat_id, _ in chunk])
-            rows += await tx.all(_ITEMS_OF_ONE, {"viewer": wanted[0][1], "chats": chats})
-        else:
-            rows += await tx.all(_ITEMS_OF_MANY, {"pairs": padded(chunk)})
-    return rows
+    wanted = [(chat_id, user_id) for user_id, chat_id in pairs]
+    if not wanted:
+        return []
+    return await tx.all(_ITEMS_OF_PAIRS[tx.dialect], key_parameters(tx.dialect, wanted))
 
 
 async def find_settings(
     tx: Tx, pairs: Sequence[tuple[UserId, ChatId]]
 ) -> dict[tuple[UserId, ChatId], Settings]:
     """The settings of chats that the user is in."""
-    columns = (ParticipantRow.is_pinned, ParticipantRow.is_archived, ParticipantRow.muted_until)
-    wanted = sorted({(chat_id, user_id) for user_id, chat_id in pairs})
-    found: dict[tuple[UserId, ChatId], Settings] = {}
-    for start in range(0, len(wanted), _PAIRS_A_STATEMENT):
-        chunk = wanted[start : start + _PAIRS_A_STATEMENT]
-        statement = select(ParticipantRow.user_id, ParticipantRow.chat_id, *columns).where(
-            tuple_(ParticipantRow.chat_id, ParticipantRow.user_id).in_(chunk),
-            ParticipantRow.role.in_(CURRENT),
-        )
-        for user_id, chat_id, is_pinned, is_archived, muted_until in await tx.all(statement):
-            found[user_id, chat_id] = Settings(is_pinned, is_archived, muted_until)
-    return found
+    wanted = [(chat_id, user_id) for user_id, chat_id in pairs]
+    if not wanted:
+        return {}
+    rows = await tx.all(_SETTINGS[tx.dialect], key_parameters(tx.dialect, wanted))
+    return {(row[0], row[1]): Settings(*row[2:]) for row in rows}
 
 
 async def change_settings(
@@ -122,8 +117,11 @@ async def count_pinned(tx: Tx, user_id: UserId) -> tuple[int, int]:
     return (0, 0) if row is None else (row[0], row[1])
 
 
-def _newest_visible() -> ColumnElement[Any]:
-    """The id of the newest message that this member sees: one range of the index, from its end."""
+def _newest_visible(dialect: Dialect) -> ColumnElement[Any]:
+    """The id of the newest message that this member sees: one range of the index, from its end.
+
+    Comparing the id alone, PostgreSQL may walk the primary key instead, over everybody's messages.
+    """
     hidden = (
         select(HiddenMessageRow.message_id)
         .where(
@@ -148,11 +146,13 @@ def _newest_visible() -> ColumnElement[Any]:
         select(MessageRow.id)
         .where(
             MessageRow.chat_id == ParticipantRow.chat_id,
-            MessageRow.id > floor,
+            MessageRow.id > floor
+            if dialect == "sqlite"
+            else tuple_(MessageRow.chat_id, MessageRow.id) > tuple_(ParticipantRow.chat_id, floor),
             MessageRow.deleted_at.is_(None),
             ~hidden,
         )
-        .order_by(MessageRow.id.desc())
+        .order_by(MessageRow.chat_id.desc(), MessageRow.id.desc())
         .limit(1)
         .correlate(ChatRow, ParticipantRow)
         .scalar_subquery()
@@ -189,27 +189,37 @@ def _others_read() -> ColumnElement[Any]:
     return case((is_small, marks), else_=None)
 
 
-_ITEMS = (
-    select(
-        *VIEW_COLUMNS,
-        *PARTICIPANT_COLUMNS,
-        ParticipantRow.is_pinned,
-        ParticipantRow.is_archived,
-        ParticipantRow.muted_until,
-        _newest_visible().label("newest_visible_id"),
-        _others_read().label("others_read_message_id"),
+def _items(dialect: Dialect) -> Select[*tuple[Any, ...]]:
+    # Every chat has its scope; an inner join lets SQLite begin there, with the numbers of all chats.
+    return (
+        select(
+            *VIEW_COLUMNS,
+            *PARTICIPANT_COLUMNS,
+            ParticipantRow.is_pinned,
+            ParticipantRow.is_archived,
+            ParticipantRow.muted_until,
+            _newest_visible(dialect).label("newest_visible_id"),
+            _others_read().label("others_read_message_id"),
+        )
+        .join(ParticipantRow, ParticipantRow.chat_id == ChatRow.id)
+        .join(ScopeRow, CHATS_WITH_SEQ, isouter=True)
+        .where(_IS_CURRENT)
     )
-    .join(ParticipantRow, ParticipantRow.chat_id == ChatRow.id)
-    .join(ScopeRow, CHATS_WITH_SEQ)
-    .where(_IS_CURRENT)
-)
+
+
 # Built once, for building them takes longer than running them.
-_ITEMS_OF_ONE = _ITEMS.where(
-    ParticipantRow.user_id == bindparam("viewer"),
-    ParticipantRow.chat_id.in_(bindparam("chats", expanding=True)),
-)
-_ITEMS_OF_MANY = _ITEMS.where(
-    tuple_(ParticipantRow.chat_id, ParticipantRow.user_id).in_(bindparam("pairs", expanding=True))
+_ITEMS_OF_PAIRS = by_dialect(lambda dialect: of_pairs(dialect, _items(dialect)))
+_SETTINGS = by_dialect(
+    lambda dialect: of_pairs(
+        dialect,
+        select(
+            ParticipantRow.user_id,
+            ParticipantRow.chat_id,
+            ParticipantRow.is_pinned,
+            ParticipantRow.is_archived,
+            ParticipantRow.muted_until,
+        ).where(ParticipantRow.role.in_(CURRENT)),
+    )
 )
 _FIRST = (
     select(ParticipantRow.is_pinned, _newest_at, ParticipantRow.chat_id)
