@@ -7,11 +7,13 @@ from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.staticfiles import StaticFiles
 
 from app.transport.http.answers import ok
 from app.transport.http.problems import PROBLEM_SCHEMA, problem_schema
 
 OPENAPI_PATH = "/openapi.json"
+_ASSETS_PATH = "/docs/assets"
 _NO_ICON = "data:,"
 _NOT_OURS = ("HTTPValidationError", "ValidationError")
 
@@ -73,14 +75,22 @@ def _add_pages(app: FastAPI) -> None:
         return get_swagger_ui_html(
             openapi_url=OPENAPI_PATH,
             title=f"{app.title} - Swagger UI",
+            swagger_js_url=f"{_ASSETS_PATH}/swagger-ui-bundle.js",
+            swagger_css_url=f"{_ASSETS_PATH}/swagger-ui.css",
             swagger_favicon_url=_NO_ICON,
         )
 
     async def serve_redoc(_request: Request) -> HTMLResponse:
         return get_redoc_html(
-            openapi_url=OPENAPI_PATH, title=f"{app.title} - ReDoc", redoc_favicon_url=_NO_ICON
+            openapi_url=OPENAPI_PATH,
+            title=f"{app.title} - ReDoc",
+            redoc_js_url=f"{_ASSETS_PATH}/redoc.standalone.js",
+            redoc_favicon_url=_NO_ICON,
+            with_google_fonts=False,
         )
 
     app.add_route(OPENAPI_PATH, serve_openapi, include_in_schema=False)
     app.add_route("/docs", serve_swagger, include_in_schema=False)
     app.add_route("/redoc", serve_redoc, include_in_schema=False)
+    # From here and not from a CDN: the pages work offline and tell nobody who reads them.
+    app.mount(_ASSETS_PATH, StaticFiles(packages=[("fastapi_offline", "static")]))
