@@ -118,7 +118,8 @@ class RedisBus:
             except (RedisError, OSError, TimeoutError) as error:
                 is_first = False
                 failures = 1 if clock() - started > _STABLE_SECONDS else failures + 1
-                log.warning("bus_disconnected", reason=type(error).__name__)
+                if failures == 1:  # one line an outage, not one a try
+                    log.warning("bus_disconnected", reason=type(error).__name__)
                 await asyncio.sleep(_backoff(failures))
 
     async def _listen(self, *, is_first: bool) -> None:
@@ -128,6 +129,7 @@ class RedisBus:
         try:
             await pubsub.subscribe(*(_PREFIX + topic for topic in self._handlers))
             if not is_first:
+                log.info("bus_reconnected")
                 for handler in self._reconnect_handlers:
                     handler()
             heard = asyncio.get_running_loop().time()

@@ -72,6 +72,7 @@ class RedisPresence:
         self._client: Any = make_redis(url)
         self._own = MemoryPresence()
         self._rest_until = 0.0
+        self._is_degraded = False
 
     async def add(self, user_id: UserId, connection_id: str, ttl_seconds: float) -> int:
         own = await self._own.add(user_id, connection_id, ttl_seconds)
@@ -124,11 +125,17 @@ class RedisPresence:
             cast("Any", call).close()  # a coroutine that is never awaited
             return otherwise
         try:
-            return await call
+            answer = await call
         except (TimeoutError, RedisError, OSError) as error:
             self._rest_until = time.monotonic() + _REST_SECONDS
-            log.warning("presence_degraded", reason=type(error).__name__)
+            if not self._is_degraded:  # one line an outage, not one a try
+                log.warning("presence_degraded", reason=type(error).__name__)
+            self._is_degraded = True
             return otherwise
+        if self._is_degraded:
+            self._is_degraded = False
+            log.info("presence_restored")
+        return answer
 
 
 def _key(user_id: UserId) -> str:
