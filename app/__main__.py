@@ -8,6 +8,7 @@ import uvicorn
 
 from app.bootstrap import list_start_faults
 from app.settings import Settings, SettingsError, load_settings
+from app.transport.http.protocol import HeadDeadlineProtocol
 from app.transport.websocket.frames import MAX_FRAME_BYTES
 from app.transport.websocket.protocol import FrameProtocol
 
@@ -51,7 +52,7 @@ def serve(settings: Settings) -> None:
         port=settings.server.port,
         workers=settings.server.workers,
         loop="uvloop",
-        http="httptools",
+        http=HeadDeadlineProtocol,  # httptools, with a deadline for the head
         ws=FrameProtocol,  # uvicorn's websockets-sansio: fans out best, a fifth of granian's memory a socket
         ws_max_size=MAX_FRAME_BYTES,
         ws_per_message_deflate=False,  # 1.4 to 2 times the CPU and 2.3 times the memory

@@ -1,0 +1,82 @@
+"""The head of a request has a deadline, over real uvicorn and a raw socket."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from app.transport.http.protocol import HeadDeadlineProtocol
+
+pytestmark = pytest.mark.anyio
+WHOLE = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class Hasty(HeadDeadlineProtocol):
+    head_seconds = 0.3
+
+
+async def answer(scope: Any, receive: Any, send: Any) -> None:
+    assert scope["type"] == "http"
+    await asyncio.sleep(scope["path"] == "/slow" and 0.6)
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
+    )
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture
+async def address(anyio_backend: str) -> AsyncIterator[tuple[str, int]]:
+    del anyio_backend
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(answer, http=Hasty, lifespan="off", log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    async with asyncio.timeout(10):
+        while not server.started:  # noqa: ASYNC110 - a condition of uvicorn's
+            await asyncio.sleep(0.01)
+    yield listener.getsockname()
+    server.should_exit = True
+    await running
+
+
+@pytest.mark.parametrize("head", [b"", b"GET / HT", WHOLE[:-2]])
+async def test_half_a_head_is_cut_off(address: tuple[str, int], head: bytes) -> None:
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(head)
+    async with asyncio.timeout(5):
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_dripping_head_is_cut_off(address: tuple[str, int]) -> None:
+    reader, writer = await asyncio.open_connection(*address)
+
+    async def drip() -> None:
+        with contextlib.suppress(ConnectionError):
+            for byte in WHOLE * 10:
+                writer.write(bytes((byte,)))
+                await writer.drain()
+                await asyncio.sleep(0.1)
+
+    dripping = asyncio.create_task(drip())
+    async with asyncio.timeout(5):
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    dripping.cancel()
+    writer.close()
+
+
+async def test_a_whole_head_has_all_the_time_of_its_request(address: tuple[str, int]) -> None:
+    reader, writer = await asyncio.open_connection(*address)
+    for request in (WHOLE.replace(b"/ ", b"/slow "), WHOLE):
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        assert await reader.readexactly(2) == b"ok"
+    writer.close()
