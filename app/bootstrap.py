@@ -35,7 +35,7 @@ from app.infra.presence.redis import RedisPresence
 from app.infra.secrets import Secrets, load_secrets
 from app.infra.services import Services
 from app.infra.sms.choose import choose_sms
-from app.infra.supervisor import fail_supervisor, watch_supervisor
+from app.infra.supervisor import fail_supervisor, is_launched, watch_supervisor
 from app.infra.tokens.access import AccessTokens
 from app.kernel.clock import SystemClock
 from app.kernel.cursors import CursorCodec
@@ -51,6 +51,10 @@ from app.transport.websocket.asyncapi import install_asyncapi
 
 VERSION = "0.1.0"
 API_PREFIX = "/api/v1"
+_LAUNCHER_ADDS = (
+    "a deadline for the head of requests, a concurrency cap, faster sockets, no deflate, "
+    "no belief in proxy headers, no Server header"
+)
 _LEAST_ROUNDS = 600_000
 _LEAST_CODE_ROUNDS = 10
 
@@ -112,6 +116,8 @@ class StartGuard:
             await _refuse("The start failed, the log says why", send)
             return
         watch_supervisor()
+        if not is_launched():
+            log.warning("started_without_launcher", python_m_app_adds=_LAUNCHER_ADDS)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self._on_stop()

@@ -8,6 +8,7 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import sys
 
 
 def fail_supervisor() -> None:
@@ -32,3 +33,10 @@ def watch_supervisor() -> None:
         signal.raise_signal(signal.SIGTERM)
 
     loop.add_reader(parent.sentinel, stop)
+
+
+def is_launched() -> bool:
+    """Whether `python -m app` runs this process (in its workers the main module has another name)."""
+    modules = (sys.modules.get(name) for name in ("__main__", "__mp_main__"))
+    specs = (getattr(module, "__spec__", None) for module in modules)
+    return any(spec is not None and spec.name == "app.__main__" for spec in specs)

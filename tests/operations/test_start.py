@@ -74,6 +74,7 @@ def test_the_launcher_serves_everything_without_configuration(directory: Path) -
             key = server.var_dir / f"{name}.txt"
             assert key.stat().st_mode & 0o777 == 0o600
         server.stop()
+    assert "started_without_launcher" not in server.log()
 
 
 def test_docs_can_be_switched_off(directory: Path) -> None:
@@ -93,6 +94,7 @@ async def test_bare_uvicorn_serves_people(directory: Path) -> None:
         await anna.say(chat, "hello")
         assert (await socket.expect("new_message"))["data"]["text"] == "hello"
     server.stop()
+    assert server.log().count("started_without_launcher") == 1
 
 
 async def test_four_uvicorn_workers_carry_messages_between_each_other(
