@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import uvicorn
 
 from app.bootstrap import list_start_faults
+from app.infra.supervisor import mark_launched
 from app.settings import Settings, SettingsError, load_settings
 from app.transport.http.protocol import HeadDeadlineProtocol
 from app.transport.websocket.frames import MAX_FRAME_BYTES
@@ -46,6 +47,7 @@ def refuse(faults: Sequence[str]) -> int:
 
 def serve(settings: Settings) -> None:
     """Run uvicorn; returns after a graceful stop."""
+    mark_launched()
     uvicorn.run(
         "app.main:app",
         host=settings.server.host,

@@ -8,7 +8,8 @@ import asyncio
 import multiprocessing
 import os
 import signal
-import sys
+
+_LAUNCHED = "MESSENGER_LAUNCHED"
 
 
 def fail_supervisor() -> None:
@@ -35,8 +36,11 @@ def watch_supervisor() -> None:
     loop.add_reader(parent.sentinel, stop)
 
 
+def mark_launched() -> None:
+    """Tell this process and the workers that it will start that `python -m app` runs them."""
+    os.environ[_LAUNCHED] = "1"  # noqa: TID251 - no setting: the one thing that spawned workers inherit
+
+
 def is_launched() -> bool:
-    """Whether `python -m app` runs this process (in its workers the main module has another name)."""
-    modules = (sys.modules.get(name) for name in ("__main__", "__mp_main__"))
-    specs = (getattr(module, "__spec__", None) for module in modules)
-    return any(spec is not None and spec.name == "app.__main__" for spec in specs)
+    """Whether `python -m app` runs this process."""
+    return _LAUNCHED in os.environ  # noqa: TID251 - see `mark_launched`

@@ -216,6 +216,7 @@ def test_workers_stop_when_their_supervisor_is_killed(
     os.kill(server.pid, signal.SIGKILL)
     wait_until_closed(server.port)
     wait_until(lambda: "Finished server process" in server.output())
+    assert "started_without_launcher" not in server.log()
 
 
 async def test_sigterm_closes_sockets_with_1012_and_ends_with_status_zero(directory: Path) -> None:
