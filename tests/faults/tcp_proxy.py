@@ -27,6 +27,8 @@ class Link:
         self._is_flowing.set()
         # A black hole: both ends stay open, every byte disappears.
         self.is_silent = False
+        # The next bytes of the server cut the line instead of arriving.
+        self.loses_next_answer = False
 
     async def on_client_bytes(self, data: bytes) -> None:
         """What the client has sent; a subclass may read it, change it or keep it."""
@@ -34,7 +36,10 @@ class Link:
 
     async def on_server_bytes(self, data: bytes) -> None:
         """What the server has sent."""
-        await self.to_client(data)
+        if self.loses_next_answer:
+            self.cut()
+        else:
+            await self.to_client(data)
 
     async def to_server(self, data: bytes) -> None:
         await self._write(self._server, data)
@@ -149,6 +154,7 @@ class TcpProxy:
         self.is_refusing = self.is_mute = False
         self.cut([link for link in self.links if link.is_silent])
         for link in self.links:
+            link.loses_next_answer = False
             link.flow()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
