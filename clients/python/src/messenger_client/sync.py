@@ -148,6 +148,7 @@ class Sync:
         self._wants_difference = any(self._early.get(scope) for scope in asked)
         is_stuck = all(self.position.cursors.get(scope) == before[scope] for scope in asked)
         if self._wants_difference and is_stuck:
+            self._wants_difference = False
             return self._finish([Reconnect("the difference does not close the gap")])
         return self._finish([])
 
