@@ -4,16 +4,20 @@ The cluster and the people are used by many schedules; each is judged by what it
 """
 
 import asyncio
+import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+from messenger_client import Client, Options
 
 from tests.faults import checkers
-from tests.faults.checkers import Anomaly, Ending, LogRow, MessageRow, Spans
-from tests.faults.checkers import Device as Evidence
+from tests.faults.checkers import Anomaly, Ending, LogRow, Spans
 from tests.faults.cluster import Cluster
 from tests.faults.journal import Call, Journal, read_journal
 from tests.faults.judge import Judge, Mark
@@ -22,7 +26,12 @@ from tests.faults.revocations import Revoker
 from tests.faults.workload import SENDS_PER_SECOND, Workload
 from tests.faults.world import Device, World
 
+REVOKED = "session revoked"
 WHOLE_WITHIN_SECONDS = 10.0
+# Clients that notice a dead line, and come back, within a schedule.
+PATIENCE = Options(
+    request_timeout=5.0, connect_timeout=2.0, pong_timeout=2.0, backoff_first=0.1, backoff_most=1.0
+)
 _STEP_SECONDS = 0.05
 _HEADS_EVERY_SECONDS = 0.5
 _PAGE = 50
@@ -42,32 +51,47 @@ class Result:
     seconds: float = 0.0
 
 
-@dataclass(slots=True)
-class Findings:
-    """All the evidence of a schedule, as the checkers take it."""
-
-    base: Mark
-    heads: Mapping[str, int]
-    log: Sequence[LogRow]
-    messages: Sequence[MessageRow]
-    calls: Sequence[Call]
-    devices: Sequence[Evidence]
-    spans: Spans
-    chat_lists: Mapping[int, Sequence[Mapping[str, Any]]] = field(
-        default_factory=dict[int, Sequence[Mapping[str, Any]]]
-    )
-
-
 class Schedules:
     """Runs schedules one after the other on one cluster and one world."""
 
     def __init__(self, cluster: Cluster, world: World, directory: Path) -> None:
+        """`directory`: where what failed is kept."""
         self._cluster = cluster
         self._world = world
         self._judge = Judge(cluster.postgres_url)
         self._directory = directory
         self._memberships: list[LogRow] = []
         self._last = Mark()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, cluster: Cluster, directory: Path, *, people: int = 30, crowd: int = 500
+    ) -> AsyncGenerator[Self]:
+        """Sign everybody in and make the chats; all is quiet then."""
+
+        async def codes(phone: str) -> str:
+            async with asyncio.timeout(10):
+                while True:
+                    if found := cluster.codes(phone):
+                        return found[-1]
+                    await asyncio.sleep(_STEP_SECONDS)
+
+        with TemporaryDirectory(prefix="messenger-devices-") as devices:
+            world = World(
+                lambda store: Client(cluster.front_url, store, options=PATIENCE),
+                codes,
+                Path(devices),
+                people=people,
+                crowd=crowd,
+            )
+            try:
+                await world.set_up()
+                schedules = cls(cluster, world, directory)
+                await schedules.begin()
+                yield schedules
+            finally:
+                await world.close()
 
     async def begin(self) -> None:
         """After the set-up: wait until all is quiet; what is in the log so far is judged as well."""
@@ -110,9 +134,10 @@ class Schedules:
         anomalies += checkers.check_revocations(revoker.endings)
         anomalies += checkers.check_server_logs(self._cluster.take_logged_errors())
         self._last = await self._judge.mark()
+        self._keep_or_forget(directory, anomalies)
         return Result(
             seed=seed,
-            faults=Counter(nemesis.done),
+            faults=Counter(nemesis.done) + Counter({REVOKED: revoker.revoked}),
             anomalies=anomalies,
             calls=Counter(f"{call.action} {call.outcome}" for call in calls),
             sends=workload.sends,
@@ -197,6 +222,24 @@ class Schedules:
         fresh = await self._judge.log(self._last)
         rows = [row for row in fresh if row.type in {"chat_created", "chat_removed"}]
         return checkers.read_spans([*self._memberships, *rows])
+
+    def _keep_or_forget(self, directory: Path, anomalies: Sequence[Anomaly]) -> None:
+        """What failed keeps its journal, the logs of the workers and what was found."""
+        if not anomalies:
+            shutil.rmtree(directory)
+            return
+        lines = "\n".join(map(str, anomalies))
+        (directory / "anomalies.txt").write_text(f"{lines}\n", encoding="utf-8")
+        for worker in self._cluster.workers:
+            for file in worker.server.directory.glob("*.*"):
+                if file.is_file():
+                    shutil.copy(file, directory / f"{worker.server.name}-{file.name}")
+
+    async def judge_everything(self) -> list[Anomaly]:
+        """The log of all schedules together, from its first number on."""
+        heads, log = await self._judge.heads(), await self._judge.log(Mark())
+        messages = await self._judge.messages(Mark())
+        return [*checkers.check_log({}, log, heads), *checkers.check_ids(log, messages)]
 
     def _list_faults(self, workload: Workload) -> list[BaseException]:
         faults = [fault for device in self._world.devices if (fault := device.fault()) is not None]

@@ -176,7 +176,7 @@ class Workload:
     async def _be_refused(self) -> None:
         """By a block, by the length, or because the id stands for something else."""
         rng = self._random
-        draft, about = self._draft(), {"forced": True}
+        draft, ways = self._draft(), self._ways()
         kind = rng.choice(("blocked", "too_long", "reused"))
         earlier = [said for said in self._said[draft.chat.id] if said.draft.chat.is_steady]
         if kind == "blocked":
@@ -186,9 +186,11 @@ class Workload:
         elif kind == "reused" and earlier:
             first = rng.choice(earlier).draft
             draft = Draft(first.device, first.chat, draft.text, first.client_message_id)
+            # The outbox of the client would take it for the send that may still be under way.
+            ways = [self._by_call, self._by_socket]
         else:
             draft = Draft(draft.device, draft.chat, draft.text + _TOO_LONG, draft.client_message_id)
-        await self._try(draft, rng.choice(self._ways()), **about)
+        await self._try(draft, rng.choice(ways), forced=True)
 
     def _ways(self) -> list[Way]:
         return [self._by_outbox, self._by_outbox, self._by_call, self._by_socket]
