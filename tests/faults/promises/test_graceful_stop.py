@@ -208,7 +208,7 @@ async def test_ten_seconds_are_the_end_whatever_hangs(
 
 
 @pytest.mark.parametrize("second", scaled(quick=["SIGINT"], full=["SIGTERM", "SIGINT"]))
-@pytest.mark.parametrize("workers", scaled(quick=["2"], full=["1", "2"]))
+@pytest.mark.parametrize("workers", scaled(quick=["1"], full=["1", "2"]))
 async def test_who_asks_twice_is_not_kept_waiting(
     directory: Path, backing: Backing, workers: str, second: str
 ) -> None:
