@@ -128,7 +128,7 @@ def measure(buffer: bytearray | bytes, start: int = 0) -> int:
     end = buffer.find(b"\r\n", start)
     if end < 0:
         return 0
-    kind, position = buffer[start : start + 1], end + 2
+    kind, position = bytes(buffer[start : start + 1]), end + 2
     if kind in {b"$", b"!", b"="}:
         length = int(buffer[start + 1 : end])
         position += length + 2 if length >= 0 else 0
