@@ -137,7 +137,7 @@ class Schedules:
         self._keep_or_forget(directory, anomalies)
         return Result(
             seed=seed,
-            faults=Counter(nemesis.done) + Counter({REVOKED: revoker.revoked}),
+            faults=_count(nemesis, revoker),
             anomalies=anomalies,
             calls=Counter(f"{call.action} {call.outcome}" for call in calls),
             sends=workload.sends,
@@ -244,6 +244,14 @@ class Schedules:
     def _list_faults(self, workload: Workload) -> list[BaseException]:
         faults = [fault for device in self._world.devices if (fault := device.fault()) is not None]
         return [*workload.faults, *faults]
+
+
+def _count(nemesis: Nemesis, revoker: Revoker) -> Counter[str]:
+    """The faults that were really done."""
+    done = Counter({str(fault): count for fault, count in nemesis.done.items()})
+    if revoker.revoked:
+        done[REVOKED] += revoker.revoked
+    return done
 
 
 async def _is_whole(device: Device, heads: Mapping[str, int], spans: Spans) -> bool:
