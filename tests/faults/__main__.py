@@ -15,6 +15,7 @@ import uvloop
 
 from tests.faults.bugs import BUGS
 from tests.faults.cluster import run_cluster
+from tests.faults.elsewhere import run_elsewhere
 from tests.faults.nemesis import Fault
 from tests.faults.report import Run, count_faults, write_report
 from tests.faults.scenarios import SCENARIOS, catch, play
@@ -44,14 +45,16 @@ LEAST: Mapping[str, int] = {
     REVOKED: 100,
 }
 _SHOWN_ANOMALIES = 5
+_WHOLE_MACHINE = 0.9
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 1 if anything was found, or if too few faults were done to find it."""
     options = _parse(arguments)
+    work = run_elsewhere(options, OUTPUT) if options.url else _run(options)
     # Proxies and clients share this process with nobody: a faster loop leaves more to the servers.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(options))
+        return runner.run(work)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -129,10 +132,11 @@ async def _run_schedules(
 
 def _show(result: Result) -> None:
     faults = ", ".join(f"{name} {count}" for name, count in sorted(result.faults.items()))
+    share = f" with {result.share:.0%} of the machine" if result.share < _WHOLE_MACHINE else ""
     state = "ok" if not result.anomalies else f"{len(result.anomalies)} ANOMALIES"
     print(
         f"seed {result.seed}: {faults}; {result.sends} sends, whole after "
-        f"{result.whole_seconds:.1f} s, {result.seconds:.1f} s in all: {state}",
+        f"{result.whole_seconds:.1f} s, {result.seconds:.1f} s in all{share}: {state}",
         flush=True,
     )
     kinds = Counter(anomaly.name for anomaly in result.anomalies)

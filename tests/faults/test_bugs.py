@@ -1,4 +1,4 @@
-"""Planted bugs are caught, each by the checker that is there for it; three quick ones here, all ten in `make faults`."""
+"""Planted bugs are caught, each by its checker; three quick ones here, all ten in `make faults`."""
 
 from pathlib import Path
 

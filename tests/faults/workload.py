@@ -70,11 +70,21 @@ Way = Callable[[Draft], Awaitable[dict[str, Any]]]
 class Workload:
     """One schedule's traffic. `run` makes it, `finish` waits until every call has its outcome."""
 
-    def __init__(self, world: World, journal: Journal, seed: int, *, rate: float) -> None:
+    def __init__(
+        self,
+        world: World,
+        journal: Journal,
+        seed: int,
+        *,
+        rate: float,
+        passes_door: bool = True,
+    ) -> None:
+        """`rate`: sends a second. `passes_door`: people come and go."""
         self._world = world
         self._journal = journal
         self._random = random.Random(f"traffic {seed}")
         self._rate = rate
+        self._passes_door = passes_door
         self._chats = [chat for chat in world.chats if chat.kind is not ChatKind.BLOCKED]
         self._weights = [_WEIGHTS[chat.kind] for chat in self._chats]
         self._said: dict[int, deque[Said]] = {
@@ -122,7 +132,7 @@ class Workload:
             self._start(self._delete())
         if rng.random() < 0.12:
             self._start(self._read())
-        if rng.random() < 0.02:
+        if rng.random() < 0.02 and self._passes_door:
             self._start(self._pass_the_door())
         if rng.random() < 0.01:
             self._start(self._go_away())
