@@ -5,9 +5,11 @@ import itertools
 import os
 import shutil
 import signal
+import ssl
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -23,6 +25,12 @@ from tests.support.servers import LAUNCHER, Server
 WORKERS = 3
 _READY_SECONDS = 30.0
 _STEP_SECONDS = 0.05
+# Without its database a worker refuses to start; whoever supervises it tries again.
+_LAUNCHES = 6
+# What uvicorn logs of such a refusal; a start that fails for a bug says more than this.
+_REFUSALS = ("DATABASE_URL: the database does not answer", "Application startup failed. Exiting.")
+# Made once: a context costs 20 ms of the loop that the proxies and clients share.
+_NO_TLS = ssl.create_default_context()
 # So that a half-open line is noticed within a schedule.
 _ENVIRONMENT = {"LOG_LEVEL": "WARNING", "WS_HEARTBEAT_SECONDS": "5"}
 
@@ -40,6 +48,7 @@ class Worker:
         # When it last became ready, and when it last ceased to run in order; of the monotonic clock.
         self.ready_at = 0.0
         self.disturbed_at = 0.0
+        self._unexpected: list[str] = []
 
     @property
     def address(self) -> Address:
@@ -59,14 +68,22 @@ class Worker:
 
     def kill(self) -> None:
         """SIGKILL: nothing is finished, nothing is said."""
+        self.notice_end()
         self.is_up, self.disturbed_at = False, time.monotonic()
         self.server.kill()
         self.is_stopped = False
 
     async def terminate(self) -> None:
         """SIGTERM, and wait for the end in order."""
+        self.notice_end()
         self.is_up, self.disturbed_at = False, time.monotonic()
         await asyncio.to_thread(self.server.stop)
+
+    def take_unexpected_ends(self) -> list[str]:
+        """A line each time that it ended although nobody had ended it, since the last call."""
+        self.notice_end()
+        taken, self._unexpected = self._unexpected, []
+        return taken
 
     def stop(self) -> None:
         """SIGSTOP: it holds its sockets and does nothing."""
@@ -79,18 +96,31 @@ class Worker:
                 os.kill(self.server.pid, signal.SIGCONT)
         self.is_stopped, self.disturbed_at = False, time.monotonic()
 
+    def notice_end(self) -> None:
+        """Look whether it has ended although nobody had ended it."""
+        if self.is_up and not self.server.is_running:
+            self.is_up, self.disturbed_at = False, time.monotonic()
+            status = self.server.wait_for_exit(0)
+            self._unexpected.append(f"{self.server.name} ended by itself with status {status}")
+
     async def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _READY_SECONDS
-        async with httpx.AsyncClient(base_url=self.base_url, timeout=2, trust_env=False) as http:
+        launches = 1
+        async with httpx.AsyncClient(
+            base_url=self.base_url, timeout=2, trust_env=False, verify=_NO_TLS
+        ) as http:
             while time.monotonic() < deadline:
-                if not self.server.is_running:
-                    story = self.server.output()[-3000:] + self.server.log()[-3000:]
-                    raise AssertionError(f"{self.server.name} ended at its start:\n{story}")
+                if not self.server.is_running and launches < _LAUNCHES:
+                    launches += 1
+                    self.server.launch(LAUNCHER)
                 with suppress(httpx.TransportError):
                     if (await http.get("/health/ready")).status_code == httpx.codes.OK:
                         return
                 await asyncio.sleep(_STEP_SECONDS)
-        raise AssertionError(f"{self.server.name} was not ready in {_READY_SECONDS} s")
+        story = self.server.output()[-3000:] + self.server.log()[-3000:]
+        raise AssertionError(
+            f"{self.server.name} was not ready in {_READY_SECONDS} s and {launches} starts:\n{story}"
+        )
 
 
 class Cluster:
@@ -106,7 +136,7 @@ class Cluster:
         self.sqlite_file: Path | None = None
         self.versions: dict[str, str] = {}
         self._turn = itertools.count()
-        self._seen_faults: dict[str, int] = {}
+        self._seen_faults: dict[str, Counter[str]] = {}
 
     @property
     def front_url(self) -> str:
@@ -123,12 +153,14 @@ class Cluster:
         return up[turn:] + up[:turn]
 
     def take_logged_errors(self) -> list[str]:
-        """Lines of the workers' logs that tell of an unexpected error, since the last call."""
+        """What tells of an unexpected error since the last call: lines of the workers' logs, and ends of workers."""
         fresh: list[str] = []
         for worker in self.workers:
-            faults = worker.server.faults()
-            fresh += faults[self._seen_faults.get(worker.server.name, 0) :]
-            self._seen_faults[worker.server.name] = len(faults)
+            fresh += worker.take_unexpected_ends()
+            name = worker.server.name
+            faults = Counter(line for line in worker.server.faults() if not _is_refusal(line))
+            fresh += (faults - self._seen_faults.get(name, Counter())).elements()
+            self._seen_faults[name] = faults
         return fresh
 
     async def restart_postgres(self) -> None:
@@ -151,6 +183,7 @@ class Cluster:
                 process.signal(signal.SIGCONT)
         for worker in self.workers:
             worker.go_on()
+            worker.notice_end()
             for proxy in (worker.postgres, worker.redis):
                 if proxy is not None:
                     proxy.heal()
@@ -167,6 +200,7 @@ async def run_cluster(
     """
     shutil.rmtree(directory, ignore_errors=True)
     async with AsyncExitStack() as stack:
+        stack.enter_context(_sigterm_as_sigint())
         postgres = stack.enter_context(run_postgres_process(durable=True))
         redis = stack.enter_context(run_redis_process())
         admin = Postgres(postgres.url)
@@ -211,6 +245,7 @@ async def run_sqlite_cluster(
     """One process on SQLite, behind the same kind of front."""
     shutil.rmtree(directory, ignore_errors=True)
     async with AsyncExitStack() as stack:
+        stack.enter_context(_sigterm_as_sigint())
         server = Server(directory / "worker", {**_ENVIRONMENT, **(environment or {})}, name="node")
         stack.callback(server.kill)
         worker = Worker(server, None, None)
@@ -221,6 +256,20 @@ async def run_sqlite_cluster(
         yield cluster
         await cluster.heal()
         await worker.terminate()
+
+
+def _is_refusal(line: str) -> bool:
+    return any(words in line for words in _REFUSALS)
+
+
+@contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    """Let SIGTERM unwind what Ctrl-C unwinds: the processes are sessions of their own and would live on."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _with_port(url: str, port: int) -> str:

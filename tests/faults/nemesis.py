@@ -13,6 +13,7 @@ import asyncpg
 import redis.asyncio
 
 from tests.faults.cluster import Cluster, Worker
+from tests.faults.tcp_proxy import Way
 
 
 class Fault(StrEnum):
@@ -101,6 +102,9 @@ class Nemesis:
         self._cluster = cluster
         self._seed = seed
         self.done: Counter[Fault] = Counter()
+        # Two starts of the same server at once would fight for its port.
+        self._redis_turn = asyncio.Lock()
+        self._postgres_turn = asyncio.Lock()
         # Spans of the monotonic clock in which the bus could not carry anything.
         self._silences: list[tuple[float, float]] = []
         # Spans in which nobody could be expected to answer in time.
@@ -223,19 +227,23 @@ class Nemesis:
     # Redis and the bus.
 
     async def _restart_redis(self, planned: Planned) -> bool:
-        with _Span(self._silences, after=2.0):
-            assert self._cluster.redis is not None
-            self._cluster.redis.kill()
-            await asyncio.sleep(planned.seconds / 2)
-            await asyncio.to_thread(self._cluster.redis.start)
+        redis_server = self._cluster.redis
+        assert redis_server is not None
+        async with self._redis_turn:
+            with _Span(self._silences, after=2.0):
+                redis_server.kill()
+                await asyncio.sleep(planned.seconds / 2)
+                await asyncio.to_thread(redis_server.start)
         return True
 
     async def _pause_redis(self, planned: Planned) -> bool:
-        assert self._cluster.redis is not None
-        with _Span(self._silences, after=2.0):
-            self._cluster.redis.signal(signal.SIGSTOP)
-            await asyncio.sleep(planned.seconds)
-            self._cluster.redis.signal(signal.SIGCONT)
+        redis_server = self._cluster.redis
+        assert redis_server is not None
+        async with self._redis_turn:
+            with _Span(self._silences, after=2.0):
+                redis_server.signal(signal.SIGSTOP)
+                await asyncio.sleep(planned.seconds)
+                redis_server.signal(signal.SIGCONT)
         return True
 
     async def _cut_redis(self, planned: Planned) -> bool:
@@ -270,16 +278,19 @@ class Nemesis:
     # PostgreSQL.
 
     async def _pause_postgres(self, planned: Planned) -> bool:
-        assert self._cluster.postgres is not None
-        with _Span(self._outages, after=2.0):
-            self._cluster.postgres.signal(signal.SIGSTOP)
-            await asyncio.sleep(planned.seconds)
-            self._cluster.postgres.signal(signal.SIGCONT)
+        postgres = self._cluster.postgres
+        assert postgres is not None
+        async with self._postgres_turn:
+            with _Span(self._outages, after=2.0):
+                postgres.signal(signal.SIGSTOP)
+                await asyncio.sleep(planned.seconds)
+                postgres.signal(signal.SIGCONT)
         return True
 
     async def _kill_postgres(self, planned: Planned) -> bool:
-        with _Span(self._outages, after=3.0):
-            await self._cluster.restart_postgres()
+        async with self._postgres_turn:
+            with _Span(self._outages, after=3.0):
+                await self._cluster.restart_postgres()
         return True
 
     async def _lose_commit_answer(self, planned: Planned) -> bool:
@@ -345,7 +356,7 @@ class Nemesis:
         front = self._cluster.front
         links = front.sample(0.1 + 0.3 * planned.draw)
         for link in links:
-            link.stall()
+            link.stall(Way.TO_CLIENT)
         await asyncio.sleep(planned.seconds)
         for link in links:
             link.flow()
@@ -355,10 +366,13 @@ class Nemesis:
         """Requests arrive, and what is answered does not."""
         front = self._cluster.front
         links = front.sample(0.1 + 0.3 * planned.draw)
+        before = front.answers_lost
         for link in links:
             link.loses_next_answer = True
         await asyncio.sleep(planned.seconds)
-        return bool(links)
+        for link in links:
+            link.loses_next_answer = False
+        return front.answers_lost > before
 
 
 class _Span:

@@ -171,6 +171,11 @@ class PostgresProcess:
         self.port = free_port()
         self.url = f"postgresql://tester:{quote(_PASSWORD, safe='')}@127.0.0.1:{self.port}/postgres"
 
+    @property
+    def pid(self) -> int | None:
+        """Of the postmaster, while it runs."""
+        return None if self._process is None else self._process.pid
+
     def initialise(self) -> None:
         """Make the data directory.
 
@@ -218,22 +223,30 @@ class PostgresProcess:
         self._process = None
 
     def kill(self) -> None:
-        """SIGKILL to the postmaster and all its backends, as a crash of the machine would."""
+        """SIGKILL to the postmaster and all its backends, as a crash of the machine would; none is left."""
         if self._process is None:
             return
-        self.signal(signal.SIGKILL)
+        backends: list[psutil.Process] = []
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGSTOP)  # it makes no new backends
+            backends = psutil.Process(self._process.pid).children(recursive=True)
+            self._process.kill()
+        for backend in backends:
+            with suppress(psutil.NoSuchProcess):
+                backend.kill()
         self._process.wait()
+        # One that lives on would keep its shared memory, and the next start would refuse.
+        psutil.wait_procs(backends, timeout=5)
         self._process = None
 
     def signal(self, number: signal.Signals) -> None:
         """To the postmaster first, so that it makes no new backends, then to those that there are."""
         if self._process is None or self._process.poll() is not None:
             return
-        postmaster = psutil.Process(self._process.pid)
-        backends = postmaster.children(recursive=True)
-        for process in (postmaster, *backends):
+        self._process.send_signal(number)
+        for backend in psutil.Process(self._process.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
+                backend.send_signal(number)
 
 
 def _run(
