@@ -122,9 +122,11 @@ class World:
             if tells:
                 self.commit(scope, "members_changed", {"pick": pick})
         elif pick % 7 == 0:
-            self.commit(scope, "chat_deleted", {"chat_id": id_})
             chat.joined = None
-            self.unfollow(scope)
+            self.commit(scope, "chat_deleted", {"chat_id": id_})
+            if self.wire and scope not in self.wire.held:
+                # Who is held back gets it behind the replay: nothing else tells of it.
+                self.unfollow(scope)
         else:
             if tells:
                 self.commit(scope, "members_changed", {"pick": pick})
@@ -200,6 +202,8 @@ class World:
         self.wire.live[scope] = hold.floor
         for seq in range(hold.sent + 1, self.log(scope).head + 1):
             self.emit(scope, seq)
+        if scope not in self.heads():
+            self.unfollow(scope)
 
     def end_grace(self, _: int) -> None:
         named = {scope for _, scope, _ in self.wire.jobs} if self.wire else set()
