@@ -180,9 +180,10 @@ class TcpProxy:
         return len(chosen)
 
     def sample(self, share: float) -> list[Link]:
-        """Some of the open connections, at least one if there is any."""
-        count = max(1, round(len(self.links) * share))
-        return self.random.sample(self.links, min(count, len(self.links)))
+        """Some of the open connections, at least one if there is any; half-open ones are no more to be hurt."""
+        open_links = [link for link in self.links if not link.is_silent]
+        count = max(1, round(len(open_links) * share))
+        return self.random.sample(open_links, min(count, len(open_links)))
 
     def heal(self) -> None:
         """New connections are served again, and what hangs is cut, so that both ends come back."""
@@ -245,6 +246,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
     """Close with RST."""
     sock = writer.get_extra_info("socket")
     if sock is not None:
-        with suppress(OSError):
+        # uvloop has a ValueError for a socket that is closed already.
+        with suppress(OSError, ValueError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     writer.transport.abort()

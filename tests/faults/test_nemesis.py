@@ -19,7 +19,8 @@ def test_a_schedule_is_in_order_and_ends_in_time() -> None:
 
 
 def test_all_schedules_together_hold_enough_of_every_fault() -> None:
+    """More is planned than must be done: a worker that is down already cannot be killed."""
     counts = count_planned(range(SCHEDULES), SECONDS)
-    assert counts[Fault.WORKER_KILL] + counts[Fault.BETRAYED_PUBLISH] >= 400
-    assert counts[Fault.POSTGRES_KILL] >= 35
-    assert {fault: counts[fault] for fault in Fault if counts[fault] < 20} == {}
+    assert counts[Fault.WORKER_KILL] >= 400
+    assert {fault: counts[fault] for fault in Fault if counts[fault] < 30} == {}
+    assert counts[Fault.POSTGRES_KILL] >= 40
