@@ -7,6 +7,7 @@ from outside (the rows, the logs) is not judged, and nobody is put out of a chat
 import argparse
 import asyncio
 import shlex
+import shutil
 import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,6 +91,7 @@ async def _run_one(
     world: World, front: TcpProxy, seed: int, seconds: float, output: Path
 ) -> list[Anomaly]:
     path = output / f"elsewhere-{seed}" / "journal.jsonl"
+    shutil.rmtree(path.parent, ignore_errors=True)
     waited = await _wait_until_whole(world)
     base = {person.id: _position(person.devices[0]) for person in world.people}
     for device in world.devices:

@@ -6,6 +6,7 @@ kind of fault, so that timing hides nothing.
 
 import asyncio
 import json
+import socket
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -38,8 +39,9 @@ _PATIENCE = Options(
 _WHOLE_SECONDS = 6.0
 _STEP_SECONDS = 0.1
 _QUEUE_BYTES = 65_536
+_RECEIVE_BUFFER_BYTES = 4096
 # More than the kernel's buffers of both ends hold.
-_FLOOD_BYTES = 12_000_000
+_FLOOD_BYTES = 7_000_000
 _LONG_TEXT = "\u4e00" * 4096
 _SERVER_FAULT = 500
 
@@ -172,13 +174,13 @@ async def resumes(stage: Stage) -> None:
     began = reader.cursors()
     for _ in range(3):
         await stage.send(stage.owner.devices[0])
-    async with await _open_socket(reader, stage.servers[1]) as socket:
-        hello = json.loads(await socket.recv())["data"]
+    async with await _open_socket(reader, stage.servers[1]) as line:
+        hello = json.loads(await line.recv())["data"]
         state = {f"chat:{stage.group}": began[f"chat:{stage.group}"]}
         resume = {"type": "resume", "data": {"epoch": hello["epoch"], "state": state}}
-        await socket.send(json.dumps(resume))
+        await line.send(json.dumps(resume))
         changes: list[Update] = []
-        while (frame := json.loads(await socket.recv()))["type"] != "resumed":
+        while (frame := json.loads(await line.recv()))["type"] != "resumed":
             if "seq" in frame:
                 changes.append(Update(frame["type"], frame["scope"], frame["seq"], frame["data"]))
     ended = dict(began)
@@ -220,13 +222,13 @@ async def removals(stage: Stage) -> None:
 async def slow_reader(stage: Stage) -> None:
     """One who does not read is cut off, instead of filling the memory of the server."""
     reader = stage.guest.devices[0]
-    async with await _open_socket(reader, stage.servers[0]) as socket:
+    async with await _open_socket(reader, stage.servers[0]) as line:
         size = 0
         while size < _FLOOD_BYTES:
             sends = [stage.send(stage.owner.devices[0], text=_LONG_TEXT) for _ in range(8)]
             await asyncio.gather(*sends)
             size += 8 * len(_LONG_TEXT.encode())
-        code = await _read_on(socket)
+        code = await _read_on(line)
     stage.anomalies += checkers.check_slow_readers([SlowReader(reader.name, size, code)])
 
 
@@ -241,21 +243,27 @@ async def publishes_lost(stage: Stage) -> None:
 async def _open_socket(device: Device, server: Server) -> ClientConnection:
     tokens = await device.record.load_tokens()
     assert tokens is not None
+    line = socket.socket()
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+    line.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(line, ("127.0.0.1", server.port))
     url = f"{server.websocket_url}{API}/ws/{tokens.access_token}"
-    return await connect(url, compression=None, proxy=None, ping_interval=None, max_size=None)
+    return await connect(
+        url, sock=line, compression=None, proxy=None, ping_interval=None, max_size=None
+    )
 
 
-async def _read_on(socket: ClientConnection) -> int | None:
+async def _read_on(line: ClientConnection) -> int | None:
     """The code with which the server has closed; None: it goes on."""
     try:
         async with asyncio.timeout(2):
-            async for _ in socket:
+            async for _ in line:
                 continue
     except TimeoutError:
         return None
     except ConnectionClosed:
         pass
-    return socket.close_code or 1006
+    return line.close_code or 1006
 
 
 async def _later(seconds: float, make: Callable[[], Awaitable[object]]) -> None:
@@ -311,6 +319,8 @@ async def _set(
             "REDIS_URL": _through(redis_url, redis.port),
             "WS_QUEUE_BYTES": str(_QUEUE_BYTES),
             "PYTHONPATH": str(code),
+            # Nobody is to be cut off for want of a pong.
+            "WS_HEARTBEAT_SECONDS": "30",
             "LOG_LEVEL": "INFO",
         }
         servers: list[Server] = []

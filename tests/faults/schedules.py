@@ -114,6 +114,7 @@ class Schedules:
         started, machine = time.monotonic(), Machine()
         base = self._last
         directory = self._directory / f"seed-{seed}"
+        shutil.rmtree(directory, ignore_errors=True)
         for device in self._world.devices:
             device.begin_evidence()
         async with Journal(directory / "journal.jsonl") as journal:
