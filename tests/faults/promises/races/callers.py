@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import random
 import sqlite3
 from contextlib import closing
@@ -105,6 +106,11 @@ class Callers:
             return [tuple(row) for row in await connection.fetch(statement, *values)]
         finally:
             await connection.close()
+
+    @staticmethod
+    def parse(stored: object) -> Json:
+        """A column of JSON, which one of the databases hands out as text."""
+        return json.loads(stored) if isinstance(stored, str | bytes) else stored
 
     def close(self) -> None:
         for door in self.doors:
