@@ -132,6 +132,14 @@ def test_a_repeat_is_dropped() -> None:
     device = Device(user=1, chat_1=5).hear(hello(user=1, chat_1=5))
     device.hear(update("chat:1", 5), update("chat:1", 6), update("chat:1", 6), update("chat:1", 2))
     assert device.seqs() == [6]
+    assert device.actions == []
+
+
+def test_what_comes_amid_a_hello_waits_for_its_end() -> None:
+    device = Device(user=1, chat_1=5).hear(hello(user=1, more=True), update("chat:1", 6))
+    assert device.changes == []
+    assert device.hear(hello(chat_1=5)).seqs() == [6]
+    assert device.actions == []
 
 
 def test_a_gap_is_closed_by_the_difference_and_loses_nothing_that_came_meanwhile() -> None:
@@ -158,6 +166,28 @@ def test_the_difference_resets_only_what_it_was_asked_about() -> None:
     device.answer(resets=resets, state={"chat:1": 7, "user": 40})
     assert device.changes == [Reset("chat:1", 7), Update("new_message", "chat:1", 8, {})]
     assert device.cursors["user"] == 1
+
+
+def test_gaps_that_open_meanwhile_are_asked_for_next() -> None:
+    device = Device(user=1, chat_1=5, chat_2=5).hear(hello(user=1, chat_1=5, chat_2=5))
+    device.hear(update("chat:1", 7), update("chat:2", 7))
+    assert device.actions == [FetchDifference(EPOCH, {"chat:1": 5})]
+    device.answer(updates=[update("chat:1", 6), update("chat:1", 7)])
+    assert device.actions[1:] == [FetchDifference(EPOCH, {"chat:2": 5})]
+
+
+def test_a_replay_with_a_hole_is_followed_by_a_difference() -> None:
+    device = Device(user=1, chat_1=1).hear(hello(user=1, chat_1=3))
+    device.hear(update("chat:1", 3), resumed())
+    assert device.actions[1:] == [FetchDifference(EPOCH, {"chat:1": 1})]
+
+
+def test_a_late_difference_does_not_end_a_chat_that_was_joined_again() -> None:
+    device = Device(user=1, chat_1=5).hear(hello(user=1, chat_1=5), update("chat:1", 8))
+    device.hear(removed(2, 1, 8), created(3, 1, 9))
+    device.answer(resets=[{"scope": "chat:1", "seq": 0}])
+    assert device.hear(update("chat:1", 10)).seqs() == [10]
+    assert device.cursors["chat:1"] == 10
 
 
 def test_a_difference_that_does_not_help_ends_the_connection() -> None:
@@ -205,6 +235,12 @@ def test_a_removal_ends_a_scope_and_what_comes_late_is_dropped() -> None:
     assert device.seqs() == []
     device.hear(created(3, 1, 9), update("chat:1", 10))
     assert device.seqs() == [10]
+
+
+def test_a_removal_ends_a_scope_also_where_more_was_sent_than_should_have_been() -> None:
+    device = Device(user=1, chat_1=5).hear(hello(user=1, chat_1=5))
+    device.hear(update("chat:1", 6), update("chat:1", 7), removed(2, 1, 6))
+    assert device.changes[-1] == Forgotten("chat:1")
 
 
 def test_a_removal_of_an_earlier_membership_ends_nothing() -> None:

@@ -83,8 +83,6 @@ class Sync:
         # Scope -> seq -> what came ahead of its turn.
         self._early: dict[str, dict[int, Update]] = {}
         self._early_count = 0
-        # Scopes that ended on this connection -> the last number of that membership.
-        self._ended: dict[str, int] = {}
         # Scope -> the number from which this connection follows it.
         self._begun: dict[str, int] = {}
         # What a difference under way was asked for; not what was begun anew or forgotten since:
@@ -111,7 +109,6 @@ class Sync:
         self._resumes.clear()
         self._early.clear()
         self._early_count = 0
-        self._ended.clear()
         self._begun.clear()
         self._asked = None
         self._wants_difference = False
@@ -148,8 +145,7 @@ class Sync:
             if reset["scope"] in asked:
                 self._take_reset(reset["scope"], reset["seq"])
         for it in answer["updates"]:
-            if it["scope"] in asked:
-                self._take_update(Update(it["type"], it["scope"], it["seq"], it["data"]))
+            self._take_update(Update(it["type"], it["scope"], it["seq"], it["data"]))
         has_holes = any(self._has_hole(scope) for scope in asked)
         is_stuck = all(self.position.cursors.get(scope) == before[scope] for scope in asked)
         if has_holes and is_stuck:
@@ -194,7 +190,7 @@ class Sync:
             elif cursor != seq:
                 behind[scope] = seq
         for scope in [scope for scope in self.position.cursors if scope not in hello]:
-            self._forget(scope, self.position.cursors[scope])
+            self._forget(scope)
         return behind
 
     def _resume(self, behind: Mapping[str, int]) -> Iterator[SendFrame]:
@@ -220,19 +216,14 @@ class Sync:
     def _take_update(self, update: Update) -> None:
         cursor = self.position.cursors.get(update.scope)
         if cursor is None:
-            self._take_unknown(update)
+            # Of a chat whose `chat_created` is still to come.
+            self._keep(update)
         elif update.seq == cursor + 1 and self._is_greeted:
             self._apply(update)
             self._go_on(update.scope)
         elif update.seq > cursor:
             self._keep(update)
-            if not self._is_replayed(update.scope):
-                self._wants_difference = True
-
-    def _take_unknown(self, update: Update) -> None:
-        """Of a chat that was left, or of one whose `chat_created` is still to come."""
-        if update.seq > self._ended.get(update.scope, 0):
-            self._keep(update)
+            self._wants_difference = True
 
     def _apply(self, update: Update) -> None:
         begun = find_begun(update)
@@ -242,11 +233,10 @@ class Sync:
             self._begin(*begun)
         ended = find_ended(update)
         if ended is not None and self._is_over(*ended):
-            self._forget(*ended)
+            self._forget(ended[0])
 
     def _begin(self, scope: str, seq: int) -> None:
         """Follow a scope from `seq` on."""
-        self._ended.pop(scope, None)
         self._begun[scope] = seq
         self._no_longer_asked(scope)
         self._go_on(scope)
@@ -275,7 +265,7 @@ class Sync:
     def _take_reset(self, scope: str, seq: int) -> None:
         """The server's word: 0 means that there is no such scope for us."""
         if seq == 0:
-            self._forget(scope, 0)
+            self._forget(scope)
         else:
             self._reset(scope, seq)
 
@@ -284,13 +274,10 @@ class Sync:
         self._change(Reset(scope, seq))
         self._begin(scope, seq)
 
-    def _forget(self, scope: str, last: int) -> None:
-        self._ended[scope] = max(last, self._ended.get(scope, 0))
+    def _forget(self, scope: str) -> None:
+        """It is not ours any more. What waits ahead may belong to a membership that is still to be told."""
         self._begun.pop(scope, None)
         self._no_longer_asked(scope)
-        for seq in list(self._early.get(scope, ())):
-            if seq <= last or last == 0:
-                self._drop_early(scope, seq)
         if scope in self.position.cursors:
             self._change(Forgotten(scope))
 
