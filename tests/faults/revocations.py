@@ -105,8 +105,8 @@ class Revoker:
         watched = [Watched(url) for url in self._worker_urls]
         sockets = [asyncio.create_task(self._hold_socket(it)) for it in watched]
         async with httpx.AsyncClient(timeout=2, trust_env=False) as http:
-            probes = [asyncio.create_task(self._probe(http, it)) for it in watched]
             await _wait(lambda: all(it.opened for it in watched), _OPENING_SECONDS)
+            probes = [asyncio.create_task(self._probe(http, it)) for it in watched]
             revoked_at = await self._revoke()
             if revoked_at is not None:
                 await _wait(lambda: all(it.is_over for it in watched), watched_seconds)
