@@ -6,12 +6,13 @@ Only what the server sends is read: every answer of it has a length or no body.
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tests.faults.tcp_proxy import reset
 
+Job = Callable[[], Awaitable[None]]
 _PATIENCE_SECONDS = 30.0
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
@@ -111,7 +112,7 @@ def _write_request(method: str, path: str, body: object, token: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + content
 
 
-async def run_all(jobs: "list[Callable[[], Awaitable[None]]]", *, at_once: int) -> None:
+async def run_all(jobs: Sequence[Job], *, at_once: int) -> None:
     """Each job once, so many at the same time; the first failure ends them all."""
     waiting = iter(jobs)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.faults.checkers import Count, check_counts
-from tests.faults.cluster import Worker
 from tests.faults.promises.races.callers import Caller, Callers, expect
-from tests.faults.promises.races.lines import Answer, Door, NoAnswer, run_all
+from tests.faults.promises.races.killing import killing_workers
+from tests.faults.promises.races.lines import Answer, NoAnswer, run_all
 from tests.faults.promises.races.listening import Listener, listen
 from tests.faults.promises.scale import scaled
 from tests.support.people import Json, new_id
@@ -25,7 +25,6 @@ ACTIONS = scaled(quick=300, full=20_000)
 CROWD = scaled(quick=0, full=110)
 IS_HURT = scaled(quick=False, full=True)
 _PAUSE_SECONDS = 0.05
-_KILL_EVERY_SECONDS = 6.0
 _UNAVAILABLE = 503
 # What a call may be refused with when another one came first.
 _LOST_RACE = {"chat_not_found", "member_not_found", "message_not_found", "not_allowed"}
@@ -154,26 +153,6 @@ async def make_chats(people: list[Caller], crowd: list[Caller]) -> list[Chat]:
     ]
 
 
-class Killing:
-    """One worker after the other is killed and comes back, as long as the load lasts."""
-
-    def __init__(self, callers: Callers) -> None:
-        self._callers = callers
-        self.kills = 0
-
-    async def run(self) -> None:
-        while True:
-            await asyncio.sleep(_KILL_EVERY_SECONDS)
-            place = self._callers.random.randrange(len(self._callers.doors))
-            await self._kill(self._callers.cluster.workers[place], self._callers.doors[place])
-
-    async def _kill(self, worker: Worker, door: Door) -> None:
-        worker.kill()
-        door.close()
-        self.kills += 1
-        await worker.start()
-
-
 async def recount(callers: Callers, person: Caller) -> dict[tuple[int, int], Count]:
     rows = await callers.rows(_RECOUNT, person.id)
     return {(person.id, chat_id): Count(*counts) for chat_id, *counts in rows}
@@ -192,13 +171,11 @@ async def test_counts_are_a_recount_after_any_load(either: Callers) -> None:
     people = await either.sign_up(PEOPLE)
     chats = await make_chats(people, await either.sign_up(CROWD))
     epochs = {person: await ask_epoch(either, person) for person in people}
-    load, killing = Load(either, chats), Killing(either)
-    hurting = asyncio.create_task(killing.run()) if IS_HURT else None
-    began = time.monotonic()
-    await run_all([load.act] * ACTIONS, at_once=AT_ONCE)
-    seconds = time.monotonic() - began
-    if hurting is not None:
-        await stop(hurting, either)
+    load = Load(either, chats)
+    async with killing_workers(either, is_wanted=IS_HURT) as killing:
+        began = time.monotonic()
+        await run_all([load.act] * ACTIONS, at_once=AT_ONCE)
+        seconds = time.monotonic() - began
     print(
         f"{load.done} actions and {load.unknown} without an answer in {seconds:.0f} s, "
         f"{killing.kills} kills"
@@ -209,17 +186,6 @@ async def test_counts_are_a_recount_after_any_load(either: Callers) -> None:
     for person in people:
         await judge_replayed_marks(either, person, epochs[person])
     await judge(either, people)
-
-
-async def stop(hurting: "asyncio.Task[None]", callers: Callers) -> None:
-    """No more kills, and all workers are up."""
-    assert not hurting.done(), hurting.exception()
-    hurting.cancel()
-    await asyncio.gather(hurting, return_exceptions=True)
-    for worker in callers.cluster.workers:
-        worker.kill()
-    callers.close()
-    await asyncio.gather(*(worker.start() for worker in callers.cluster.workers))
 
 
 async def ask_epoch(callers: Callers, person: Caller) -> str:
