@@ -44,7 +44,7 @@ _CHANGED_SHARE = 0.15
 _PAGE = 100
 _UNAVAILABLE = 503
 _PAUSE_SECONDS = 0.05
-_POLL_SECONDS = scaled(quick=0.02, full=0.2)
+_POLL_SECONDS = 0.1
 _WHOLE_SECONDS = 60.0
 
 
@@ -154,7 +154,10 @@ class DifferenceReader:
 
 
 class PageReader:
-    """Reads the history forward: what is above the newest id that it has. `ids`: all that it ever saw."""
+    """Reads the history forward: what is above the newest id that it has. `ids`: all that it ever saw.
+
+    Its first poll must find less than a page.
+    """
 
     def __init__(self, person: Caller, chat_id: int) -> None:
         self.person = person
@@ -162,7 +165,7 @@ class PageReader:
         self.ids: list[int] = []
 
     async def poll(self) -> None:
-        after = f"&after={self.ids[-1]}" if self.ids else "&after=1"
+        after = f"&after={self.ids[-1]}" if self.ids else ""
         page = await insist(lambda: self.person.call("GET", self._path + after))
         self.ids += [message["id"] for message in reversed(page["items"])]
 
@@ -205,6 +208,8 @@ async def test_all_readers_see_one_order(either: Callers) -> None:
         await begin_difference(person, scope) for person in people[-_DIFFERENCE_READERS:]
     ]
     pages = [PageReader(person, chat_id) for person in people[-_PAGE_READERS:]]
+    for reader in pages:
+        await reader.poll()
     async with AsyncExitStack() as stack:
         for reader in sockets:
             await stack.enter_async_context(reader.reading())
