@@ -12,7 +12,9 @@ class Announcement:
 
     `frame` is the finished JSON frame, the same bytes for every reader, or None: then it is read
     and filled in from the log. `joined` follow the scope from this update on (it included),
-    `left` see nothing behind it.
+    `left` see nothing behind it. `removals` is the scope's removal revision: whoever hands the update
+    out must know of so many memberships that ended without an update. In a user's scope it is the
+    revision, in the chat that they were put out of, of the removal that the update tells of (0: none).
     """
 
     scope: Scope
@@ -20,3 +22,4 @@ class Announcement:
     frame: bytes | None = None
     joined: tuple[UserId, ...] = ()
     left: tuple[UserId, ...] = ()
+    removals: int = 0

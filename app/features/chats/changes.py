@@ -190,14 +190,23 @@ async def dismiss(
         values |= {"permissions": None, "restricted_until": until}
     await change_participant(tx, chat.id, user_id, values)
     await add_to_members_count(tx, chat.id, -1)
+    removals = 0
     if chat.type is ChatType.CHANNEL:
+        removals = log.count_removal(scope)
         await tell_admins(change, chat, [user_id])
         await _tell_count(change, chat)
     else:
         data = {"user_ids": [user_id]}
         log.append(scope, "members_changed", subject_id=chat.id, data=data, left=[user_id])
     data = {"chat_id": chat.id, "seq": log.seq(scope), "reason": reason}
-    log.append(user_scope(user_id), "chat_removed", subject_id=chat.id, data=data, content=data)
+    log.append(
+        user_scope(user_id),
+        "chat_removed",
+        subject_id=chat.id,
+        data=data,
+        content=data,
+        removals=removals,
+    )
     if chat.type is ChatType.GROUP and chat.members_count <= MAX_TOLD_JOINS:
         if reason == "left":
             await write_service(change, chat, "member_left")
