@@ -412,6 +412,22 @@ async def test_a_deleted_private_chat_is_opened_again_empty(club: Club) -> None:
     ]
 
 
+async def test_a_chat_that_is_opened_again_on_many_devices_at_once_is_told_once(
+    club: Club,
+) -> None:
+    anna, bruno = await club.town.settle_many(2)
+    chat = await club.pair(anna, bruno)
+    for _ in range(5):
+        await club.say(bruno, chat)
+        await _delete(club, anna, chat)
+        before = len(await types(club, user_scope(anna)))
+        assert await club.pair(anna, bruno) == chat
+        await _delete(club, anna, chat)
+        await asyncio.gather(*(club.pair(anna, bruno) for _ in range(6)))
+        told = (await types(club, user_scope(anna)))[before:]
+        assert told == ["chat_created", "chat_removed", "chat_created"]
+
+
 async def test_deleting_a_private_chat_for_both_leaves_no_text_behind(club: Club) -> None:
     anna, bruno = await club.town.settle_many(2)
     chat = await club.pair(anna, bruno)
