@@ -8,7 +8,7 @@ when the socket has closed or a need cannot be met; the socket is then closed to
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from app.features.gateway.queries import Following
 from app.kernel.ids import ChatId, UserId
@@ -58,9 +58,10 @@ class AwaitRoom:
 Read = ReadStanding | ReadFollowings | ReadPages
 Need = Read | AwaitRoom
 Course = Generator[Need, Any, None]
+N = TypeVar("N")
 
 
-def go_on(course: Course, answer: object = None) -> Need | None:
+def go_on(course: Generator[N, Any, None], answer: object = None) -> N | None:
     """The next need of a course, which begins with no answer; None: it has come to its end."""
     try:
         return course.send(answer)

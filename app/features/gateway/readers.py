@@ -196,7 +196,9 @@ class CourseLeader:
         try:
             if connection.close_code is not None:
                 return None
-            return await self._services.db.read(lambda tx: self._read(tx, need))
+            return await self._services.db.read(
+                lambda tx: meet(tx, self._services, self._kinds, need)
+            )
         finally:
             self._turns.end()
 
@@ -224,17 +226,19 @@ class CourseLeader:
             raise
         return has_turn
 
-    async def _read(self, tx: Tx, need: Read) -> object:
-        match need:
-            case ReadStanding(user_id, chat_id):
-                if chat_id is None:
-                    return await read_standing(tx, user_id)
-                return await _read_standing_in(tx, user_id, chat_id)
-            case ReadFollowings():
-                return await read_followings(tx, need.pairs)
-            case ReadPages(ranges, limit, followings):
-                pages = await read_pages(tx, self._services, self._kinds, ranges, limit=limit)
-                return pages, await read_followings(tx, followings.pairs)
+
+async def meet(tx: Tx, services: Services, kinds: UpdateKinds, need: Read) -> object:
+    """The answer to a need."""
+    match need:
+        case ReadStanding(user_id, chat_id):
+            if chat_id is None:
+                return await read_standing(tx, user_id)
+            return await _read_standing_in(tx, user_id, chat_id)
+        case ReadFollowings():
+            return await read_followings(tx, need.pairs)
+        case ReadPages(ranges, limit, followings):
+            pages = await read_pages(tx, services, kinds, ranges, limit=limit)
+            return pages, await read_followings(tx, followings.pairs)
 
 
 async def _read_standing_in(tx: Tx, user_id: UserId, chat_id: ChatId) -> Standing:
