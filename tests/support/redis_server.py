@@ -16,20 +16,20 @@ from tests.support.ports import free_port, wait_for_port
 
 
 @contextmanager
-def run_redis() -> Iterator[str]:
-    """An empty Redis; answers its URL.
+def run_redis(port: int | None = None) -> Iterator[str]:
+    """An empty Redis; answers its URL. With `port` always a new one, there.
 
     Raises:
         Missing: there is none and none can be started.
     """
     given = os.environ.get("TEST_REDIS_URL")
-    if given:
+    if given and port is None:
         with redis.Redis.from_url(given) as client:
             client.flushdb()
         yield given
         return
     directory = Path(tempfile.mkdtemp(prefix="messenger-redis-"))
-    port = free_port()
+    port = port or free_port()
     command = [
         _find_program(),
         "--port",

@@ -1,30 +1,26 @@
-"""From commits and the bus to the sockets of this worker, each scope in the order of its log.
+"""From commits and the bus to the sockets of this worker, each scope in the order of its log. No I/O.
 
 The way of an update: `on_commit` (this worker) or `on_bus` (another) -> the scope's feed, which
 hands out the next number, drops an old one, and asks for the log where one is missing -> `hub`.
 What was announced without content is read from the log, filled in and rendered once, and goes to
 the other workers from there. Every few seconds, and after each reconnect of the bus, all feeds are
-compared with the log, so that a lost publish costs seconds and never an update.
+compared with the log, so that a lost publish costs seconds and never an update. What is to be read,
+`readers.py` asks for here and brings back here.
 """
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import orjson
 
 from app.features.gateway.feed import Ask, Feed, Step
-from app.features.gateway.logbook import Pages, read_pages
-from app.features.gateway.queries import read_followings
+from app.features.gateway.logbook import Pages
 from app.features.gateway.visibility import find_oldest_told, hide_from_newcomer
-from app.features.updates.log import read_seqs
-from app.features.updates.read import UpdateKinds
-from app.infra.database.tx import Tx
-from app.infra.services import Services
+from app.infra.bus.port import Bus
 from app.kernel.announcements import Announcement
 from app.kernel.ids import ChatId, MessageId, UserId
-from app.kernel.problems import Problem
 from app.kernel.scopes import Scope, ScopeKind
 from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
@@ -34,33 +30,49 @@ from app.transport.websocket.outgoing import OutFrame, render_frame
 TOPIC = "updates"
 # Another worker's publish is usually this late at most; then the log is read.
 PATIENCE_SECONDS = 0.02
-SAFETY_SECONDS = 2.0
-_RETRY_SECONDS = 0.5
 _SCOPES_A_FILL = 100
-_ROWS_A_FILL = 1000
 
 _log = logging.getLogger(__name__)
+
+# Calls the function after so many seconds.
+Later = Callable[[float, Callable[[], None]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """What to read of the log: `ranges` are `(after, upto)`; `followed` are the sockets that miss it.
+
+    Behind the rows it is read which of `pairs` are in the chat: they may see all of them.
+    """
+
+    ranges: Mapping[Scope, tuple[int, int]]
+    followed: Sequence[tuple[Connection, Scope]]
+
+    @property
+    def pairs(self) -> set[tuple[UserId, ChatId]]:
+        return {(connection.user_id, ChatId(scope.id)) for connection, scope in self.followed}
 
 
 class Fanout:
     """Feeds of all scopes that a socket of this worker follows.
 
-    `on_handed_out` sees every update right after the sockets got it, in the same order.
+    `on_handed_out` sees every update right after the sockets got it, in the same order; `on_gaps`
+    is called when there is something for `find_gaps`.
     """
 
-    def __init__(self, services: Services, kinds: UpdateKinds) -> None:
+    def __init__(self, bus: Bus, later: Later) -> None:
         self.hub = Hub(self._unwatch)
-        self._services = services
-        self._kinds = kinds
+        self._bus = bus
+        self._later = later
         self.on_handed_out: Callable[[Announcement], None] = _ignore
+        self.on_gaps: Callable[[], None] = _do_nothing
         self._feeds: dict[Scope, Feed] = {}
         # Sockets of chats with hidden history -> the first message they may see.
         self._newcomers: dict[Scope, dict[Connection, MessageId]] = {}
         # Announced here without content: to be published once the log has filled them in.
         self._unpublished: dict[Scope, set[int]] = {}
-        self._gaps: set[Scope] = set()
-        self._has_gaps = asyncio.Event()
-        self._check_now = asyncio.Event()
+        # An ordered set: who waits longest is read first.
+        self._gaps: dict[Scope, None] = {}
 
     # What arrives.
 
@@ -85,10 +97,6 @@ class Fanout:
         if feed is not None:
             announcement = Announcement(scope, seq, frame or None, tuple(joined), tuple(left))
             self._take(scope, feed.announce(announcement))
-
-    def on_bus_reconnect(self) -> None:
-        """Publishes may have been lost: compare with the log at once."""
-        self._check_now.set()
 
     # Who follows.
 
@@ -144,7 +152,7 @@ class Fanout:
     def _unwatch(self, scope: Scope) -> None:
         self._feeds.pop(scope, None)
         self._newcomers.pop(scope, None)
-        self._gaps.discard(scope)
+        self._gaps.pop(scope, None)
         for seq in sorted(self._unpublished.pop(scope, ())):
             # Nobody is left here who would fill it in; the other workers can.
             self._publish(Announcement(scope, seq))
@@ -157,11 +165,10 @@ class Fanout:
         if step.reset_to is not None:
             self._reset(scope, step.reset_to)
         if step.ask is Ask.PATIENCE:
-            loop = asyncio.get_running_loop()
-            loop.call_later(PATIENCE_SECONDS, self._run_out_of_patience, scope)
+            self._later(PATIENCE_SECONDS, partial(self._run_out_of_patience, scope))
         elif step.ask is Ask.LOG:
-            self._gaps.add(scope)
-            self._has_gaps.set()
+            self._gaps[scope] = None
+            self.on_gaps()
 
     def _hand_out(self, update: Announcement) -> None:
         payload = update.frame or b""
@@ -192,89 +199,62 @@ class Fanout:
 
     # Reading the log.
 
-    async def fill_forever(self) -> None:
-        """Close gaps from the log, many scopes with one read."""
-        while True:
-            await self._has_gaps.wait()
-            scopes = sorted(self._gaps)[:_SCOPES_A_FILL]
-            self._gaps.difference_update(scopes)
-            if not self._gaps:
-                self._has_gaps.clear()
-            try:
-                await self._fill(scopes)
-            except Problem:
-                # The database is away; the feeds ask again.
-                self._skip(scopes)
-                await asyncio.sleep(_RETRY_SECONDS)
-            except Exception:  # noqa: BLE001 - one bad row must not end the delivery of all others
-                _log.exception("fill_failed")
-                self._skip(scopes)
-                await asyncio.sleep(_RETRY_SECONDS)
+    @property
+    def watched(self) -> Collection[Scope]:
+        """The scopes whose numbers are to be compared with the log."""
+        return self._feeds.keys()
 
-    async def check_forever(self) -> None:
-        """Compare all feeds with the log every few seconds, and at once when the bus came back."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SAFETY_SECONDS):
-                    await self._check_now.wait()
-            self._check_now.clear()
-            try:
-                await self.check()
-            except Problem:
-                continue
-            except Exception:  # noqa: BLE001 - the check must live as long as the server
-                _log.exception("safety_check_failed")
-
-    async def check(self) -> None:
-        """One comparison of all feeds with the log."""
-        scopes = list(self._feeds)
-        if not scopes:
-            return
-
-        async def work(tx: Tx) -> dict[Scope, int]:
-            return await read_seqs(tx, scopes)
-
-        for scope, seq in (await self._services.db.read(work)).items():
+    def stand(self, seqs: Mapping[Scope, int]) -> None:
+        """The log was seen at these numbers: one comparison of all feeds with it."""
+        for scope, seq in seqs.items():
             feed = self._feeds.get(scope)
             if feed is not None:
                 self._take(scope, feed.begin(seq) if feed.last is None else feed.stand(seq))
 
-    async def _fill(self, scopes: Sequence[Scope]) -> None:
-        ranges = {
-            scope: gap
-            for scope in scopes
-            if (feed := self._feeds.get(scope)) is not None and (gap := feed.gap) is not None
-        }
-        self._skip(scope for scope in scopes if scope not in ranges)
-        if not ranges:
-            return
-        followed = [
-            (connection, scope)
-            for scope in ranges
-            if scope.kind is ScopeKind.CHAT
-            for connection, after in self.hub.followers(scope).items()
-            if after <= ranges[scope][0]
-        ]
+    def find_gaps(self) -> Gaps | None:
+        """What is to be read now, of many scopes at once; None if nothing is missing."""
+        while self._gaps:
+            scopes = list(self._gaps)[:_SCOPES_A_FILL]
+            for scope in scopes:
+                del self._gaps[scope]
+            ranges = {
+                scope: gap
+                for scope in scopes
+                if (feed := self._feeds.get(scope)) is not None and (gap := feed.gap) is not None
+            }
+            self.skip(scope for scope in scopes if scope not in ranges)
+            if ranges:
+                followed = [
+                    (connection, scope)
+                    for scope in ranges
+                    if scope.kind is ScopeKind.CHAT
+                    for connection, after in self.hub.followers(scope).items()
+                    if after <= ranges[scope][0]
+                ]
+                return Gaps(ranges, followed)
+        return None
 
-        async def work(tx: Tx) -> tuple[Pages, set[tuple[UserId, ChatId]]]:
-            pages = await read_pages(tx, self._services, self._kinds, ranges, limit=_ROWS_A_FILL)
-            pairs = {(connection.user_id, ChatId(scope.id)) for connection, scope in followed}
-            # Read after the rows: whoever is in the chat now may see them.
-            return pages, set(await read_followings(tx, pairs))
-
-        pages, members = await self._services.db.read(work)
-        for connection, scope in followed:
+    def fill(self, gaps: Gaps, pages: Pages, members: Collection[tuple[UserId, ChatId]]) -> None:
+        """What was read for `find_gaps`; `members` are those of its pairs who are in the chat."""
+        for connection, scope in gaps.followed:
             # What was missed may have been the end of a membership that no update of this scope tells.
             if (connection.user_id, ChatId(scope.id)) not in members:
                 after = self.hub.followers(scope).get(connection)
-                if after is not None and after <= ranges[scope][0]:
+                if after is not None and after <= gaps.ranges[scope][0]:
                     self.drop(connection, scope)
-        self._skip(scope for scope in ranges if scope not in pages.updates)
+        self.skip(scope for scope in gaps.ranges if scope not in pages.updates)
         for scope, updates in pages.updates.items():
             self._publish_filled(scope, updates)
             feed = self._feeds.get(scope)
             if feed is not None:
-                self._take(scope, feed.fill(ranges[scope][0], updates))
+                self._take(scope, feed.fill(gaps.ranges[scope][0], updates))
+
+    def skip(self, scopes: Iterable[Scope]) -> None:
+        """These could not be read: the feeds ask again after a moment."""
+        for scope in scopes:
+            feed = self._feeds.get(scope)
+            if feed is not None:
+                self._take(scope, feed.fail_to_fill())
 
     def _publish_filled(self, scope: Scope, updates: Iterable[Announcement]) -> None:
         waiting = self._unpublished.get(scope)
@@ -289,14 +269,8 @@ class Fanout:
 
     def _publish(self, announcement: Announcement) -> None:
         """This worker has it already: a process that is alone pays nothing."""
-        if self._services.bus.reaches_others:
-            self._services.bus.publish(TOPIC, _encode(announcement))
-
-    def _skip(self, scopes: Iterable[Scope]) -> None:
-        for scope in scopes:
-            feed = self._feeds.get(scope)
-            if feed is not None:
-                self._take(scope, feed.fail_to_fill())
+        if self._bus.reaches_others:
+            self._bus.publish(TOPIC, _encode(announcement))
 
 
 def _encode(announcement: Announcement) -> bytes:
@@ -308,3 +282,7 @@ def _encode(announcement: Announcement) -> bytes:
 
 def _ignore(update: Announcement) -> None:
     """Until somebody listens."""
+
+
+def _do_nothing() -> None:
+    """Until somebody reads."""

@@ -1,4 +1,4 @@
-"""Which sockets follow which chats: memberships that begin and end while sockets are open.
+"""Which sockets follow which chats: memberships that begin and end while sockets are open. No I/O.
 
 How nobody hears a chat they are not in, whatever is lost:
 
@@ -18,40 +18,36 @@ How nobody hears a chat they are not in, whatever is lost:
   that a removal between the reading and the following is seen by one of them.
 """
 
-import asyncio
-import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import orjson
 
 from app.features.gateway.fanout import Fanout
-from app.features.gateway.queries import Following, read_followings
+from app.features.gateway.queries import Following
 from app.features.gateway.replay import Range, Replayer
-from app.infra.database.tx import Tx
-from app.infra.services import Services
 from app.kernel.announcements import Announcement
 from app.kernel.ids import ChatId, UserId
-from app.kernel.problems import Problem
 from app.kernel.scopes import Scope, ScopeKind, chat_scope, user_scope
 from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
 from app.transport.websocket.hub import HELD, SILENT
 
-_RETRY_SECONDS = 0.5
-_log = logging.getLogger(__name__)
+# Socket and chat -> the number from which its client follows.
+Wanted = dict[tuple[Connection, ChatId], int]
 
 
 class Follower:
-    """Applies what updates tell about memberships to the sockets of this worker."""
+    """Applies what updates tell about memberships to the sockets of this worker.
 
-    def __init__(self, services: Services, fanout: Fanout, replayer: Replayer) -> None:
-        self._services = services
+    `on_wanted` is called when there is something for `take_wanted`.
+    """
+
+    def __init__(self, fanout: Fanout, replayer: Replayer) -> None:
         self._fanout = fanout
         self._replayer = replayer
-        # Socket and chat -> the number from which its client follows.
-        self._wanted: dict[tuple[Connection, ChatId], int] = {}
-        self._is_wanted = asyncio.Event()
+        self._wanted: Wanted = {}
+        self.on_wanted: Callable[[], None] = _do_nothing
 
     def apply(self, update: Announcement) -> None:
         """The sockets just got this update; `Fanout` calls it in order."""
@@ -76,23 +72,15 @@ class Follower:
         if _type_of(update) == "chat_created":
             self._begin(update, [connection])
 
-    async def follow_forever(self) -> None:
-        """Bring sockets into the chats they are wanted in, many with one read."""
-        while True:
-            await self._is_wanted.wait()
-            self._is_wanted.clear()
-            wanted, self._wanted = self._wanted, {}
-            try:
-                await self._follow(wanted)
-            except Problem:
-                self._wanted = wanted | self._wanted
-                self._is_wanted.set()
-                await asyncio.sleep(_RETRY_SECONDS)
-            except Exception:  # noqa: BLE001 - one bad row must not end it for all
-                _log.exception("follow_failed")
-                for connection, _ in wanted:
-                    # Held for ever it would miss everything without a word.
-                    connection.close(CloseCode.SERVICE_RESTART)
+    def take_wanted(self) -> Wanted:
+        """Sockets to bring into chats, as soon as it is read which of these memberships (still) exist."""
+        wanted, self._wanted = self._wanted, {}
+        return wanted
+
+    def put_back(self, wanted: Wanted) -> None:
+        """It could not be read."""
+        self._wanted = wanted | self._wanted
+        self.on_wanted()
 
     def _begin(self, update: Announcement, connections: Iterable[Connection]) -> None:
         chat = _chat_of(update)
@@ -106,7 +94,7 @@ class Follower:
                 self._fanout.watch(chat_scope(chat_id))
                 self._fanout.hub.hold(connection, chat_scope(chat_id))
                 self._wanted[connection, chat_id] = seq
-                self._is_wanted.set()
+                self.on_wanted()
 
     def _remove(self, update: Announcement) -> None:
         """At once, also where the frame itself waits behind a replay."""
@@ -132,13 +120,8 @@ class Follower:
         self._wanted.pop((connection, ChatId(scope.id)), None)
         self._fanout.drop(connection, scope)
 
-    async def _follow(self, wanted: dict[tuple[Connection, ChatId], int]) -> None:
-        pairs = [(connection.user_id, chat_id) for connection, chat_id in wanted]
-
-        async def work(tx: Tx) -> dict[tuple[UserId, ChatId], Following]:
-            return await read_followings(tx, pairs)
-
-        found = await self._services.db.read(work)
+    def follow(self, wanted: Wanted, found: Mapping[tuple[UserId, ChatId], Following]) -> None:
+        """What was read for `take_wanted`."""
         for (connection, chat_id), seq in wanted.items():
             scope = chat_scope(chat_id)
             if not self._fanout.hub.is_held(connection, scope):
@@ -170,3 +153,7 @@ def _chat_of(update: Announcement) -> dict[str, Any]:
     data = _data_of(update)
     inner = data.get("chat")
     return cast("dict[str, Any]", inner) if isinstance(inner, dict) else data
+
+
+def _do_nothing() -> None:
+    """Until somebody reads."""

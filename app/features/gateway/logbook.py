@@ -1,6 +1,6 @@
 """The log as frames: rows are read, filled in as they are true now, and rendered once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,7 +11,7 @@ from app.infra.services import Services
 from app.kernel.announcements import Announcement
 from app.kernel.ids import UserId
 from app.kernel.scopes import Scope
-from app.transport.feature import LoggedUpdate
+from app.transport.feature import Content, LoggedUpdate
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,17 @@ async def read_pages(
     A scope that the limit did not reach is absent; one whose rows are pruned has an empty list.
     """
     rows = await read_log(tx, ranges, limit=limit)
-    contents = await fill_updates(tx, services, kinds, rows)
+    return make_pages(ranges, rows, await fill_updates(tx, services, kinds, rows), limit=limit)
+
+
+def make_pages(
+    ranges: Mapping[Scope, tuple[int, int]],
+    rows: Sequence[LoggedUpdate],
+    contents: Sequence[Content],
+    *,
+    limit: int,
+) -> Pages:
+    """The pages of these rows, at most `limit`, ordered by scope and number."""
     is_cut = len(rows) >= limit
     end = rows[-1].scope if is_cut else None
     updates: dict[Scope, list[Announcement]] = {

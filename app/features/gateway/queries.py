@@ -1,6 +1,6 @@
 """What the gateway reads beside the log: who follows which chats, and from where."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from sqlalchemy import and_, literal, select, union_all
@@ -88,17 +88,20 @@ async def read_followings(
     return found
 
 
-async def list_private_peers(tx: Tx, user_id: UserId) -> Sequence[UserId]:
-    """Everyone with whom the user has a private chat."""
+async def find_private_peers(tx: Tx, user_ids: Collection[UserId]) -> dict[UserId, list[UserId]]:
+    """For each of them everyone with whom they have a private chat."""
     mine = ParticipantRow.__table__.alias("mine")
     statement = (
-        select(ParticipantRow.user_id)
+        select(mine.c.user_id.label("owner_id"), ParticipantRow.user_id)
         .join(mine, mine.c.chat_id == ParticipantRow.chat_id)
         .join(ChatRow, ChatRow.id == ParticipantRow.chat_id)
         .where(
-            mine.c.user_id == user_id,
-            ParticipantRow.user_id != user_id,
+            mine.c.user_id.in_(user_ids),
+            ParticipantRow.user_id != mine.c.user_id,
             ChatRow.pair_key.is_not(None),
         )
     )
-    return await tx.scalars(statement)
+    peers: dict[UserId, list[UserId]] = {}
+    for row in await tx.all(statement):
+        peers.setdefault(row.owner_id, []).append(row.user_id)
+    return peers

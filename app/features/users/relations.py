@@ -2,15 +2,31 @@
 
 from collections.abc import Collection
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import BigInteger, Select, and_, or_, select
 
 from app.features.users.models import BlockRow, ContactRow
 from app.features.users.policy import MYSELF, Relation
-from app.infra.database.tx import Tx
+from app.infra.database.key_lists import KeyList, by_dialect, key_parameters
+from app.infra.database.tx import Dialect, Tx
 from app.kernel.ids import UserId
 
 # SQLite takes 32,766 parameters a statement; each id is two.
 _IDS_A_STATEMENT = 5_000
+
+Pair = tuple[UserId, UserId]
+"""(owner, user) of a contact or a block; (viewer, person) of a relation."""
+
+
+def _of_pairs(dialect: Dialect, table: type[ContactRow] | type[BlockRow]) -> Select[UserId, UserId]:
+    keys = KeyList(dialect, BigInteger, BigInteger)
+    owner_id, user_id = keys.columns
+    return select(table.owner_id, table.user_id).join(
+        keys.table, and_(table.owner_id == owner_id, table.user_id == user_id)
+    )
+
+
+_CONTACTS_OF_PAIRS = by_dialect(lambda dialect: _of_pairs(dialect, ContactRow))
+_BLOCKS_OF_PAIRS = by_dialect(lambda dialect: _of_pairs(dialect, BlockRow))
 
 
 async def load_relations(
@@ -24,17 +40,33 @@ async def load_relations(
         chunk = ids[start : start + _IDS_A_STATEMENT]
         contacts |= await _find_pairs(tx, ContactRow, viewer=viewer, others=chunk)
         blocks |= await _find_pairs(tx, BlockRow, viewer=viewer, others=chunk)
-    return {
-        user_id: MYSELF
-        if user_id == viewer
-        else Relation(
-            is_their_contact=(user_id, viewer) in contacts,
-            is_my_contact=(viewer, user_id) in contacts,
-            is_blocked_by_them=(user_id, viewer) in blocks,
-            is_blocked_by_me=(viewer, user_id) in blocks,
-        )
-        for user_id in ids
+    return {user_id: _relate((viewer, user_id), contacts, blocks) for user_id in ids}
+
+
+async def load_relations_of_pairs(tx: Tx, pairs: Collection[Pair]) -> dict[Pair, Relation]:
+    """As `load_relations` for many viewers at once: one for each (viewer, person), in two statements."""
+    if not pairs:
+        return {}
+    keys = key_parameters(tx.dialect, [*pairs, *((person, viewer) for viewer, person in pairs)])
+    contacts = {
+        (row.owner_id, row.user_id) for row in await tx.all(_CONTACTS_OF_PAIRS[tx.dialect], keys)
     }
+    blocks = {
+        (row.owner_id, row.user_id) for row in await tx.all(_BLOCKS_OF_PAIRS[tx.dialect], keys)
+    }
+    return {pair: _relate(pair, contacts, blocks) for pair in pairs}
+
+
+def _relate(pair: Pair, contacts: Collection[Pair], blocks: Collection[Pair]) -> Relation:
+    viewer, person = pair
+    if viewer == person:
+        return MYSELF
+    return Relation(
+        is_their_contact=(person, viewer) in contacts,
+        is_my_contact=(viewer, person) in contacts,
+        is_blocked_by_them=(person, viewer) in blocks,
+        is_blocked_by_me=(viewer, person) in blocks,
+    )
 
 
 async def _find_pairs(

@@ -15,7 +15,10 @@ from app.transport.websocket.outgoing import OutFrame
 # In place of a number: nothing is sent. Held updates wait; silent sockets only want to be found.
 HELD = 2**60
 SILENT = 2**60 + 1
-_MAX_HELD_BYTES = 262_144
+# Of a socket's queue, for all that it holds back: so all of it fits in when it goes live at once.
+_HELD_SHARE = 4
+# What a held frame costs beside its bytes, which it shares with other sockets.
+_BYTES_A_FRAME = 100
 _NOTHING: Mapping[Connection, OutFrame] = {}
 
 
@@ -30,16 +33,36 @@ class Hold:
         self.has_overflowed = False
         self.left_at: int | None = None
 
-    def add(self, seq: int, frame: OutFrame) -> None:
-        """They are in the log too: when they become too many they are forgotten and read again."""
-        if self.left_at is not None:
+
+class Holds:
+    """All that one socket holds back. In bounded memory, however many scopes it is brought up in."""
+
+    __slots__ = ("_limit", "_size", "of")
+
+    def __init__(self, limit: int) -> None:
+        self.of: dict[Scope, Hold] = {}
+        self._limit = limit
+        self._size = 0
+
+    def add(self, scope: Scope, seq: int, frame: OutFrame) -> None:
+        """They are in the log too: those that become too many are forgotten and read again."""
+        hold = self.of[scope]
+        if hold.left_at is not None:
             return
-        self.frames.append((seq, frame))
-        self.size += len(frame)
-        if self.size > _MAX_HELD_BYTES:
-            self.frames.clear()
-            self.size = 0
-            self.has_overflowed = True
+        hold.frames.append((seq, frame))
+        size = len(frame) + _BYTES_A_FRAME
+        hold.size += size
+        self._size += size
+        if self._size > self._limit:
+            self._size -= hold.size
+            hold.frames.clear()
+            hold.size = 0
+            hold.has_overflowed = True
+
+    def drop(self, scope: Scope) -> None:
+        hold = self.of.pop(scope, None)
+        if hold is not None:
+            self._size -= hold.size
 
 
 class Hub:
@@ -48,7 +71,7 @@ class Hub:
     def __init__(self, on_unwatched: Callable[[Scope], None]) -> None:
         self._on_unwatched = on_unwatched
         self._followers: dict[Scope, dict[Connection, int]] = {}
-        self._holds: dict[tuple[Connection, Scope], Hold] = {}
+        self._holds: dict[Connection, Holds] = {}
         self._by_user: dict[UserId, list[Connection]] = {}
         self._by_session: dict[SessionId, list[Connection]] = {}
 
@@ -91,16 +114,22 @@ class Hub:
     def hold(self, connection: Connection, scope: Scope) -> None:
         """Keep live updates back until `settle`; those already kept stay."""
         self.follow(connection, scope, HELD)
-        kept = self._holds.get((connection, scope))
+        holds = self._holds.get(connection)
+        if holds is None:
+            holds = self._holds[connection] = Holds(connection.queue_bytes // _HELD_SHARE)
+        kept = holds.of.get(scope)
         if kept is None or kept.left_at is not None:
-            self._holds[connection, scope] = Hold()
+            holds.drop(scope)
+            holds.of[scope] = Hold()
 
     def is_held(self, connection: Connection, scope: Scope) -> bool:
-        return (connection, scope) in self._holds
+        holds = self._holds.get(connection)
+        return holds is not None and scope in holds.of
 
     def held(self, connection: Connection, scope: Scope) -> list[tuple[int, OutFrame]]:
         """What waits behind the replay, by number."""
-        hold = self._holds.get((connection, scope))
+        holds = self._holds.get(connection)
+        hold = None if holds is None else holds.of.get(scope)
         return list(hold.frames) if hold is not None else []
 
     def settle(
@@ -124,7 +153,7 @@ class Hub:
         Returns:
             False if what was held does not join on (it was too much): read on in the log first.
         """
-        hold = self._holds[connection, scope]
+        hold = self._holds[connection].of[scope]
         pending = [(seq, frame) for seq, frame in hold.frames if seq > upto]
         joins = pending[0][0] == upto + 1 if pending else last is None or last <= upto
         if hold.has_overflowed and not joins:
@@ -134,7 +163,7 @@ class Hub:
             return False
         for _, frame in pending:
             connection.send(frame)
-        del self._holds[connection, scope]
+        self._drop_hold(connection, scope)
         self._followers[scope][connection] = upto if floor is None else floor
         if hold.left_at is not None and hold.left_at > upto:
             self.unfollow(connection, scope)
@@ -145,7 +174,7 @@ class Hub:
         if followers is None or followers.pop(connection, None) is None:
             return
         connection.scopes.remove(scope)
-        self._holds.pop((connection, scope), None)
+        self._drop_hold(connection, scope)
         if not followers:
             del self._followers[scope]
             self._on_unwatched(scope)
@@ -170,7 +199,7 @@ class Hub:
                 connection.send(instead.get(connection, frame) if instead else frame)
             elif after == HELD:
                 own = instead.get(connection, frame) if instead else frame
-                self._holds[connection, scope].add(seq, own)
+                self._holds[connection].add(scope, seq, own)
 
     def part(self, scope: Scope, seq: int, users: Iterable[UserId]) -> list[Connection]:
         """These users left with update `seq`: stop exactly behind it.
@@ -183,11 +212,18 @@ class Hub:
             for connection in list(self.of_user(user_id)):
                 after = self.followers(scope).get(connection)
                 if after == HELD:
-                    self._holds[connection, scope].left_at = seq
+                    self._holds[connection].of[scope].left_at = seq
                 elif after is not None and after < seq:
                     self.unfollow(connection, scope)
                     parted.append(connection)
         return parted
+
+    def _drop_hold(self, connection: Connection, scope: Scope) -> None:
+        holds = self._holds.get(connection)
+        if holds is not None:
+            holds.drop(scope)
+            if not holds.of:
+                del self._holds[connection]
 
 
 def _remove(

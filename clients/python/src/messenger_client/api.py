@@ -1,0 +1,231 @@
+"""Calls over HTTP: tokens that renew themselves, and every answer as a value, a `Problem` or `Unreachable`."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, cast
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+
+from messenger_client.backoff import Backoff
+from messenger_client.options import Options
+from messenger_client.problems import Problem, SessionEnded, Unreachable
+from messenger_client.store import Store, Tokens
+
+_GATEWAY_FAULTS = frozenset({502, 503, 504})
+_UNAUTHORIZED = 401
+_NO_CONTENT = 204
+_TRIES = 3
+_RENEWING_SECONDS = 25.0
+
+
+class Api:
+    """The HTTP side of one device."""
+
+    def __init__(self, base_url: str, store: Store, options: Options) -> None:
+        self._urls = (base_url.rstrip("/"), *(url.rstrip("/") for url in options.base_urls))
+        self._place = 0
+        self._store = store
+        self._options = options
+        self._tokens: Tokens | None = None
+        self._is_loaded = False
+        self._renewing = asyncio.Lock()
+        # Until the server has said how long its access tokens live.
+        self.access_lifetime = 15 * 60.0
+        self._http = httpx.AsyncClient(
+            timeout=httpx.Timeout(options.request_timeout, connect=options.connect_timeout),
+            verify=_tls(),
+            trust_env=False,
+            proxy=options.proxy,
+            headers={"User-Agent": options.user_agent},
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    def socket_url(self, ticket: str) -> str:
+        """Of the address whose turn it is."""
+        parts = urlsplit(self._urls[self._place])
+        scheme = "wss" if parts.scheme == "https" else "ws"
+        path = f"{parts.path}{self._options.api_prefix}/ws/{ticket}"
+        return urlunsplit((scheme, parts.netloc, path, "", ""))
+
+    def turn(self) -> None:
+        """The address did not answer: the next one's turn."""
+        self._place = (self._place + 1) % len(self._urls)
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        params: Mapping[str, Any] | None = None,
+        access_token: str | None = None,
+    ) -> Any:
+        """One request.
+
+        Raises:
+            Problem: the server refused.
+            Unreachable: it is unknown what became of it.
+        """
+        headers = {} if access_token is None else {"Authorization": f"Bearer {access_token}"}
+        url = f"{self._urls[self._place]}{self._options.api_prefix}{path}"
+        try:
+            async with asyncio.timeout(self._options.request_timeout):
+                answer = await self._http.request(
+                    method, url, json=body, params=params, headers=headers
+                )
+        except (httpx.HTTPError, TimeoutError, OSError) as error:
+            self.turn()
+            raise Unreachable(f"{method} {path}: {type(error).__name__}") from error
+        return _read(answer)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        params: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """A request of the signed-in device; one that only reads is tried again where no answer came.
+
+        Raises:
+            Problem, Unreachable
+            SessionEnded: the session is over.
+        """
+        backoff = Backoff(self._options.backoff_first, self._options.backoff_most)
+        tries = _TRIES if method == "GET" else 1
+        while True:
+            tries -= 1
+            try:
+                return await self._call_once(method, path, body, params)
+            except Unreachable as error:
+                if tries <= 0:
+                    raise
+                await asyncio.sleep(backoff.next(at_least=error.retry_after or 0.0))
+
+    async def _call_once(
+        self, method: str, path: str, body: object, params: Mapping[str, Any] | None
+    ) -> Any:
+        token = await self.access_token()
+        try:
+            return await self.ask(method, path, body, params=params, access_token=token)
+        except Problem as problem:
+            if problem.status != _UNAUTHORIZED:
+                raise
+        token = await self.renew(unlike=token)
+        try:
+            return await self.ask(method, path, body, params=params, access_token=token)
+        except Problem as problem:
+            if problem.status == _UNAUTHORIZED:
+                raise SessionEnded(problem.detail) from problem
+            raise
+
+    async def keep(self, answer: Mapping[str, Any]) -> None:
+        """Make the tokens of a sign-in or a renewal ours."""
+        self.access_lifetime = float(answer["expires_in"])
+        tokens = Tokens(
+            answer["access_token"],
+            answer["refresh_token"],
+            self._now() + self.access_lifetime,
+        )
+        await self._store.save_tokens(tokens)
+        self._tokens, self._is_loaded = tokens, True
+
+    async def forget(self) -> None:
+        """Signed out."""
+        await self._store.save_tokens(None)
+        self._tokens, self._is_loaded = None, True
+
+    async def access_token(self) -> str:
+        """One that lives a while longer.
+
+        Raises:
+            SessionEnded, Unreachable
+        """
+        tokens = await self._load()
+        margin = min(self._options.renew_before, self.access_lifetime / 3)
+        if tokens.access_expires_at - self._now() > margin:
+            return tokens.access_token
+        return await self.renew(unlike=tokens.access_token)
+
+    async def renew(self, *, unlike: str) -> str:
+        """An access token other than `unlike`; callers that come at once share one renewal.
+
+        Raises:
+            SessionEnded: the refresh token is refused.
+            Unreachable: it can be tried again with the same refresh token for 30 s after a lost answer.
+        """
+        async with self._renewing:
+            tokens = await self._load()
+            if tokens.access_token != unlike:
+                return tokens.access_token
+            answer = await self._ask_for_tokens(tokens.refresh_token)
+            await asyncio.shield(self.keep(answer))
+            return answer["access_token"]
+
+    async def _ask_for_tokens(self, refresh_token: str) -> Mapping[str, Any]:
+        """A lost answer is asked for again at once: the server gives the same successor for 30 s."""
+        backoff = Backoff(self._options.backoff_first, 2.0)
+        deadline = time.monotonic() + _RENEWING_SECONDS
+        while True:
+            try:
+                return await self.ask(
+                    "POST", "/auth/refresh-token", {"refresh_token": refresh_token}
+                )
+            except Unreachable as error:
+                pause = backoff.next(at_least=error.retry_after or 0.0)
+                if time.monotonic() + pause > deadline:
+                    raise
+                await asyncio.sleep(pause)
+            except Problem as problem:
+                if problem.retry_after is None:
+                    raise SessionEnded(problem.detail) from problem
+                await asyncio.sleep(problem.retry_after)
+
+    def _now(self) -> float:
+        """Seconds since 1970: tokens outlive the process, a monotonic clock does not."""
+        return datetime.now(UTC).timestamp()  # noqa: TID251 - this package has no clock to inject
+
+    async def _load(self) -> Tokens:
+        if not self._is_loaded:
+            self._tokens = await self._store.load_tokens()
+            self._is_loaded = True
+        if self._tokens is None:
+            raise SessionEnded("not signed in")
+        return self._tokens
+
+
+def _read(answer: httpx.Response) -> Any:
+    retry_after = _seconds(answer.headers.get("retry-after"))
+    if answer.status_code in _GATEWAY_FAULTS:
+        raise Unreachable(f"{answer.status_code}", retry_after)
+    if answer.is_success:
+        return None if answer.status_code == _NO_CONTENT else answer.json()
+    raise Problem(answer.status_code, _read_document(answer), retry_after)
+
+
+def _read_document(answer: httpx.Response) -> dict[str, Any]:
+    """Empty where something between us and the server answered in its own words."""
+    try:
+        document = answer.json()
+    except ValueError:
+        return {}
+    return cast("dict[str, Any]", document) if isinstance(document, dict) else {}
+
+
+def _seconds(value: str | None) -> float | None:
+    return float(value) if value is not None and value.isdecimal() else None
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Made once: it costs 20 ms."""
+    return httpx.create_ssl_context()

@@ -1,0 +1,162 @@
+"""One WebSocket connection as events in order: frames, and how it ended."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from messenger_client.changes import Frame
+from messenger_client.options import Options
+from messenger_client.problems import Problem, Unreachable
+
+_MAX_WAITING = 512
+_NO_CODE = 1006
+_CLOSING_SECONDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The connection is over. 1006: it broke without a word."""
+
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The answer of `POST /updates/difference`, in its turn among the frames."""
+
+    answer: Mapping[str, Any]
+
+
+Event = Frame | Closed | Difference
+
+
+class Line:
+    """An open socket. `events` ends with `Closed`; answers go to whoever asked."""
+
+    def __init__(self, socket: ClientConnection, options: Options) -> None:
+        self.events: asyncio.Queue[Event] = asyncio.Queue(_MAX_WAITING)
+        self._socket = socket
+        self._options = options
+        self._answers: dict[str, asyncio.Future[Frame]] = {}
+        self._heard_at = 0.0
+        self._reader: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, url: str, options: Options) -> Self:
+        """Connect.
+
+        Raises:
+            Unreachable
+        """
+        try:
+            socket = await connect(
+                url,
+                compression=None,
+                max_size=None,
+                open_timeout=options.connect_timeout,
+                close_timeout=_CLOSING_SECONDS,
+                ping_interval=None,  # our own pings tell the server as well that we are here
+                proxy=options.proxy,
+                user_agent_header=options.user_agent,
+            )
+        except (OSError, TimeoutError, InvalidHandshake, EOFError) as error:
+            raise Unreachable(f"no socket: {type(error).__name__}") from error
+        return cls(socket, options)
+
+    async def __aenter__(self) -> Self:
+        self._heard_at = asyncio.get_running_loop().time()
+        self._reader = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+        self._fail_answers()
+        if kind is None:
+            await self._socket.close()
+        else:
+            self._socket.transport.abort()
+
+    async def send(self, frame: Frame) -> None:
+        """Hand over a frame. One that a dead line swallows is missed by its answer alone."""
+        try:
+            async with asyncio.timeout(self._options.request_timeout):
+                await self._socket.send(json.dumps(frame))
+        except (ConnectionClosed, TimeoutError) as error:
+            raise Unreachable("the socket is closed") from error
+
+    async def ask(self, frame_type: str, data: object) -> Frame:
+        """Send a frame and wait for its answer.
+
+        Raises:
+            Problem: the server refused.
+            Unreachable: the connection broke or nothing came; the outcome is unknown.
+        """
+        request_id = uuid.uuid4().hex
+        answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+        self._answers[request_id] = answer
+        try:
+            await self.send({"type": frame_type, "request_id": request_id, "data": data})
+            async with asyncio.timeout(self._options.request_timeout):
+                frame = await answer
+        except TimeoutError as error:
+            raise Unreachable(f"no answer to {frame_type}") from error
+        finally:
+            self._answers.pop(request_id, None)
+        if frame["type"] == "error":
+            raise Problem(frame["error"].get("status", 400), frame["error"])
+        return frame
+
+    async def stay_alive(self, every: float) -> None:
+        """Ping for as long as the line lives, and cut it when it is dead.
+
+        Raises:
+            Unreachable: nothing came for too long.
+        """
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(every)
+            await self.send({"type": "ping", "data": {}})
+            asked_at = clock()
+            await asyncio.sleep(self._options.pong_timeout)
+            if self._heard_at < asked_at:
+                raise Unreachable("the line is dead")
+
+    async def _read(self) -> None:
+        clock = asyncio.get_running_loop().time
+        try:
+            async for raw in self._socket:
+                self._heard_at = clock()
+                frame = json.loads(raw)
+                waiting = self._answers.pop(str(frame.get("request_id")), None)
+                if waiting is None:
+                    await self.events.put(frame)
+                elif not waiting.done():
+                    waiting.set_result(frame)
+        except ConnectionClosed:
+            self._heard_at = clock()
+        self._fail_answers()
+        await self.events.put(Closed(self._socket.close_code or _NO_CODE))
+
+    def _fail_answers(self) -> None:
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(Unreachable("the socket is closed"))
+
+
+def is_answer(frame: Frame) -> bool:
+    """An ack, a pong or an error: nothing that concerns updates."""
+    return frame.get("type") in {"ack", "pong", "error"}

@@ -1,0 +1,307 @@
+"""The gap and resume logic of one device, without I/O: frames come in, actions come out.
+
+However connections break and frames come late, twice or ahead of a replay, the changes of a scope
+come out in the order of the server's log, each once. What was not given out in an `Apply` is not
+part of the position: after a break the device goes on from what it has applied.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, cast
+
+from messenger_client.changes import (
+    Change,
+    Forgotten,
+    Frame,
+    Position,
+    Reset,
+    Update,
+    Voided,
+    find_begun,
+    find_ended,
+)
+
+MAX_SCOPES_A_RESUME = 1000
+# Updates that wait behind a replay. The server holds them back itself; more than this is a fault.
+_MAX_EARLY = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Make these changes durable, all or none, together with where they move the position."""
+
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendFrame:
+    """Send this frame over the socket."""
+
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class FetchDifference:
+    """`POST /updates/difference` with this body; give the answer to `Sync.difference`."""
+
+    epoch: str
+    state: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A frame that is no update: typing, presence, a call."""
+
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """The connection cannot be made whole: open a new one."""
+
+    reason: str
+
+
+Action = Apply | SendFrame | FetchDifference | Signal | Reconnect
+
+
+class Sync:
+    """A device's side of the update protocol.
+
+    `position` is what has been given out in `Apply` actions, in their order. Whoever cannot apply one
+    drops this object and makes another over what the store holds.
+    """
+
+    def __init__(self, position: Position) -> None:
+        self.position = position.copy()
+        self._hello: dict[str, int] | None = None
+        self._is_greeted = False
+        # Resumes under way: request id -> the scopes named, each with its number in `hello`.
+        self._resumes: dict[str, dict[str, int]] = {}
+        self._resume_count = 0
+        # Scope -> seq -> what came ahead of its turn.
+        self._early: dict[str, dict[int, Update]] = {}
+        self._early_count = 0
+        # Scopes that ended on this connection -> the last number of that membership.
+        self._ended: dict[str, int] = {}
+        # The scopes that a difference under way was asked for.
+        self._asked: frozenset[str] | None = None
+        self._wants_difference = False
+        self._changes: list[Change] = []
+
+    @property
+    def is_whole(self) -> bool:
+        """Connected, and everything up to `hello` and since is applied."""
+        is_catching_up = self._resumes or self._asked is not None or self._wants_difference
+        return self._is_greeted and not is_catching_up
+
+    def connected(self) -> list[Action]:
+        """A new connection is open; the server speaks first."""
+        self.disconnected()
+        return []
+
+    def disconnected(self) -> None:
+        """The connection is over: what was not applied comes again by the next one."""
+        self._hello = None
+        self._is_greeted = False
+        self._resumes.clear()
+        self._early.clear()
+        self._early_count = 0
+        self._ended.clear()
+        self._asked = None
+        self._wants_difference = False
+        self._changes.clear()
+
+    def receive(self, frame: Frame) -> list[Action]:
+        """A frame of the server, in the order of arrival."""
+        actions: list[Action] = []
+        match frame.get("type"):
+            case "hello":
+                actions += self._take_hello(frame["data"])
+            case "scope_reset":
+                self._reset(frame["data"]["scope"], frame["data"]["seq"])
+            case "resumed":
+                self._end_resume(cast("str | None", frame.get("request_id")))
+            case _ if "scope" in frame and "seq" in frame:
+                self._take_update(
+                    Update(frame["type"], frame["scope"], frame["seq"], frame["data"])
+                )
+            case _:
+                return [Signal(frame)]
+        return self._finish(actions)
+
+    def difference(self, answer: Mapping[str, Any]) -> list[Action]:
+        """What the server answered to `FetchDifference`."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return []
+        if answer["epoch"] != self.position.epoch:
+            return [Reconnect("the log is another one")]
+        before = {scope: self.position.cursors.get(scope) for scope in asked}
+        for reset in answer["resets"]:
+            # It also names scopes that the question did not: those are live here already.
+            if reset["scope"] in asked:
+                self._reset(reset["scope"], reset["seq"])
+        for it in answer["updates"]:
+            self._take_update(Update(it["type"], it["scope"], it["seq"], it["data"]))
+        self._wants_difference = any(self._early.get(scope) for scope in asked)
+        is_stuck = all(self.position.cursors.get(scope) == before[scope] for scope in asked)
+        if self._wants_difference and is_stuck:
+            return self._finish([Reconnect("the difference does not close the gap")])
+        return self._finish([])
+
+    def difference_failed(self) -> list[Action]:
+        """It was not answered: a new connection resumes instead."""
+        if self._asked is None:
+            return []
+        return [Reconnect("the difference cannot be had")]
+
+    # Hello and resume.
+
+    def _take_hello(self, data: Mapping[str, Any]) -> list[Action]:
+        first = self._hello is None
+        state = cast("dict[str, int]", data["state"])
+        self._hello = {**(self._hello or {}), **state}
+        if first and data["epoch"] != self.position.epoch:
+            # The first connection ever, or the server was restored.
+            self._change(Voided(data["epoch"]))
+        if data.get("more"):
+            return []
+        self._is_greeted = True
+        resumes = list(self._resume(self._compare_with_hello()))
+        for scope in list(self._early):
+            self._go_on(scope)
+        return [*resumes]
+
+    def _compare_with_hello(self) -> dict[str, int]:
+        """Scopes in which this device is not where the server is, with the server's numbers."""
+        hello = self._hello or {}
+        behind: dict[str, int] = {}
+        for scope, seq in hello.items():
+            cursor = self.position.cursors.get(scope)
+            if cursor is None:
+                # Known to the server alone: read it over HTTP, it is live from here.
+                self._reset(scope, seq)
+            elif cursor != seq:
+                behind[scope] = seq
+        for scope in [scope for scope in self.position.cursors if scope not in hello]:
+            self._forget(scope, self.position.cursors[scope])
+        return behind
+
+    def _resume(self, behind: Mapping[str, int]) -> Iterator[SendFrame]:
+        remaining = iter(behind.items())
+        while part := dict(islice(remaining, MAX_SCOPES_A_RESUME)):
+            self._resume_count += 1
+            request_id = f"resume-{self._resume_count}"
+            self._resumes[request_id] = part
+            state = {scope: self.position.cursors[scope] for scope in part}
+            data = {"epoch": self.position.epoch, "state": state}
+            yield SendFrame({"type": "resume", "request_id": request_id, "data": data})
+
+    def _end_resume(self, request_id: str | None) -> None:
+        """The replay is over. What still waits for an update that it did not bring is a gap."""
+        for scope in self._resumes.pop(request_id or "", {}):
+            if self._early.get(scope):
+                self._wants_difference = True
+
+    # Updates.
+
+    def _take_update(self, update: Update) -> None:
+        cursor = self.position.cursors.get(update.scope)
+        if cursor is None:
+            self._take_unknown(update)
+        elif update.seq == cursor + 1 and self._is_greeted:
+            self._apply(update)
+            self._go_on(update.scope)
+        elif update.seq > cursor:
+            self._keep(update)
+            if not self._is_replayed(update.scope):
+                self._wants_difference = True
+
+    def _take_unknown(self, update: Update) -> None:
+        """Of a chat that was left, or of one whose `chat_created` is still to come."""
+        if update.seq > self._ended.get(update.scope, 0):
+            self._keep(update)
+
+    def _apply(self, update: Update) -> None:
+        begun = find_begun(update)
+        is_new = begun is not None and begun[0] not in self.position.cursors
+        self._change(update)
+        if begun is not None and is_new:
+            self._ended.pop(begun[0], None)
+            self._go_on(begun[0])
+        ended = find_ended(update)
+        if ended is not None and self.position.cursors.get(ended[0], ended[1] + 1) <= ended[1]:
+            self._forget(*ended)
+
+    def _go_on(self, scope: str) -> None:
+        """Apply what waited for the scope to come so far; drop what it has passed."""
+        early = self._early.get(scope)
+        while early and (cursor := self.position.cursors.get(scope)) is not None:
+            for seq in [seq for seq in early if seq <= cursor]:
+                self._drop_early(scope, seq)
+            following = early.get(cursor + 1)
+            if following is None:
+                return
+            self._drop_early(scope, following.seq)
+            self._apply(following)
+
+    def _reset(self, scope: str, seq: int) -> None:
+        if seq == 0:
+            self._forget(scope, 0)
+            return
+        self._ended.pop(scope, None)
+        self._change(Reset(scope, seq))
+        self._go_on(scope)
+
+    def _forget(self, scope: str, last: int) -> None:
+        self._ended[scope] = max(last, self._ended.get(scope, 0))
+        for seq in list(self._early.get(scope, ())):
+            if seq <= last or last == 0:
+                self._drop_early(scope, seq)
+        if scope in self.position.cursors:
+            self._change(Forgotten(scope))
+
+    def _keep(self, update: Update) -> None:
+        waiting = self._early.setdefault(update.scope, {})
+        if update.seq not in waiting:
+            waiting[update.seq] = update
+            self._early_count += 1
+
+    def _drop_early(self, scope: str, seq: int) -> None:
+        if self._early[scope].pop(seq, None) is not None:
+            self._early_count -= 1
+
+    def _is_replayed(self, scope: str) -> bool:
+        return any(scope in named for named in self._resumes.values())
+
+    # What comes out.
+
+    def _change(self, change: Change) -> None:
+        self._changes.append(change)
+        self.position.move([change])
+
+    def _finish(self, actions: Iterable[Action]) -> list[Action]:
+        result: list[Action] = []
+        if self._changes:
+            result.append(Apply(tuple(self._changes)))
+            self._changes.clear()
+        result += actions
+        if self._early_count > _MAX_EARLY:
+            result.append(Reconnect("too much waits for an update that does not come"))
+        elif self._wants_difference and self._asked is None and self._is_greeted:
+            result += self._fetch()
+        return result
+
+    def _fetch(self) -> Iterator[FetchDifference]:
+        """Ask for what is missing: every scope that has a hole and waits for no replay."""
+        self._wants_difference = False
+        state = {
+            scope: cursor
+            for scope, cursor in self.position.cursors.items()
+            if self._early.get(scope) and not self._is_replayed(scope)
+        }
+        if state and self.position.epoch is not None:
+            self._asked = frozenset(state)
+            yield FetchDifference(self.position.epoch, state)
