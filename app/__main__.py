@@ -1,19 +1,23 @@
 """`python -m app`: the launcher for production, uvicorn with what a messenger needs and bare uvicorn lacks."""
 
+import contextlib
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 from app.bootstrap import list_start_faults
 from app.infra.supervisor import mark_launched
 from app.settings import Settings, SettingsError, load_settings
-from app.transport.http.protocol import HeadDeadlineProtocol
+from app.transport.http.protocol import HttpProtocol
+from app.transport.stopping import GRACEFUL_SECONDS, end_by
 from app.transport.websocket.frames import MAX_FRAME_BYTES
 from app.transport.websocket.protocol import FrameProtocol
 
-_GRACEFUL_SECONDS = 5
 _MAX_CONNECTIONS = 20_000
 # With the heartbeat and the ten seconds of presence, a half-open line is offline within a minute.
 _PONG_SECONDS = 15
@@ -48,13 +52,13 @@ def refuse(faults: Sequence[str]) -> int:
 def serve(settings: Settings) -> None:
     """Run uvicorn; returns after a graceful stop."""
     mark_launched()
-    uvicorn.run(
+    config = uvicorn.Config(
         "app.main:app",
         host=settings.server.host,
         port=settings.server.port,
         workers=settings.server.workers,
         loop="uvloop",
-        http=HeadDeadlineProtocol,  # httptools, with a deadline for the head
+        http=HttpProtocol,  # httptools, with a deadline for the head
         ws=FrameProtocol,  # uvicorn's websockets-sansio: fans out best, a fifth of granian's memory a socket
         ws_max_size=MAX_FRAME_BYTES,
         ws_per_message_deflate=False,  # 1.4 to 2 times the CPU and 2.3 times the memory
@@ -65,9 +69,35 @@ def serve(settings: Settings) -> None:
         access_log=False,  # our own lines name the route, never the path with its token
         log_config=None,
         limit_concurrency=_MAX_CONNECTIONS,
-        timeout_graceful_shutdown=_GRACEFUL_SECONDS,
+        timeout_graceful_shutdown=GRACEFUL_SECONDS,
         timeout_keep_alive=75,
     )
+    if settings.server.workers > 1:
+        Supervisor(config, [config.bind_socket()]).run()
+        return
+    server = uvicorn.Server(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+class Supervisor(Multiprocess):
+    """uvicorn's, which would go on waiting for its workers whoever asks again."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._was_asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._hear)
+
+    def _hear(self, number: int, _frame: object) -> None:
+        if self._was_asked:
+            for worker in self.processes:
+                worker.process.kill()
+            end_by(number)
+        self._was_asked = True
+        self.signal_queue.append(number)
 
 
 def _end_in_order(_signal: int, _frame: object) -> None:

@@ -1,5 +1,6 @@
 """The composition root: settings -> adapters -> features -> application. The only file that knows implementations."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -48,6 +49,7 @@ from app.transport.http.middleware import install_edge
 from app.transport.http.pages import install_pages
 from app.transport.http.problems import install_problem_handlers
 from app.transport.jobs import JobRunner
+from app.transport.stopping import CLOSING_SECONDS, Stop
 from app.transport.websocket.asyncapi import install_asyncapi
 
 VERSION = "0.1.0"
@@ -117,12 +119,19 @@ class StartGuard:
             await _refuse("The start failed, the log says why", send)
             return
         watch_supervisor()
+        stop: Stop = app.state.stop
+        stop.watch()
         if not is_launched():
             log.warning("started_without_launcher", python_m_app_adds=_LAUNCHER_ADDS)
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        stop.has_begun = True
         self._on_stop()
-        await context.__aexit__(None, None, None)
+        try:
+            async with asyncio.timeout(CLOSING_SECONDS):
+                await context.__aexit__(None, None, None)
+        except TimeoutError:
+            log.warning("stop_hurried", seconds=CLOSING_SECONDS)
         await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -195,8 +204,10 @@ def build_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.settings = settings
+    app.state.stop = stop = Stop()
     # Without Redis the log is read instead, so readiness does not hang on it.
-    app.include_router(health_router({"database": lambda: _check_database(app)}))
+    checks = {"stop": lambda: _check_stop(stop), "database": lambda: _check_database(app)}
+    app.include_router(health_router(checks))
     # Not by way of a router in between: each level tries its routes twice a request.
     for feature in FEATURES:
         for router in feature.routers:
@@ -299,6 +310,11 @@ def _make_presence(settings: Settings) -> PresenceStore:
     if settings.redis.use:
         return RedisPresence(settings.redis.url.get_secret_value())
     return MemoryPresence()
+
+
+async def _check_stop(stop: Stop) -> None:
+    if stop.has_begun:
+        raise Unavailable
 
 
 async def _check_database(app: FastAPI) -> None:

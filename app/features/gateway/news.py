@@ -73,7 +73,9 @@ async def find_audiences(tx: Tx, user_ids: Collection[UserId]) -> Audiences:
     )
     privacies = {row.id: parse_privacy(row.privacy) for row in rows}
     keepers = await tx.all(
-        select(ContactRow.owner_id, ContactRow.user_id).where(ContactRow.user_id.in_(list(privacies)))
+        select(ContactRow.owner_id, ContactRow.user_id).where(
+            ContactRow.user_id.in_(list(privacies))
+        )
     )
     pairs: set[Pair] = {(row.owner_id, row.user_id) for row in keepers}
     for user_id, peers in (await find_private_peers(tx, list(privacies))).items():

@@ -3,6 +3,7 @@
 Plain ASGI: `BaseHTTPMiddleware` was measured to cost most of the throughput.
 """
 
+import asyncio
 import re
 import secrets
 import time
@@ -16,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.infra.logging.context import LogContext, begin_log_context
-from app.kernel.problems import BadRequest, Problem
+from app.kernel.problems import BadRequest, Problem, Unavailable
 from app.transport.http.client_address import SCOPE_KEY, Network, find_client_address
 from app.transport.http.problems import internal_error_response, problem_response
 
@@ -74,7 +75,11 @@ class EdgeMiddleware:
             await receive()
             await send({"type": "websocket.close", "code": 4400})
             return
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            # The stop waits no longer for it. The client was told long ago.
+            log.info("socket_abandoned")
 
 
 class _Exchange:
@@ -101,6 +106,11 @@ class _Exchange:
             await problem_response(problem)(scope, receive, send_marked)
         except ClientDisconnect:
             self._status = self._status or _CLIENT_CLOSED
+        except asyncio.CancelledError:
+            # The stop waits no longer for it: whether it took effect is unknown.
+            if self._status is None:
+                unavailable = problem_response(Unavailable(retry_after=1))
+                await unavailable(scope, receive, send_marked)
         except (
             Exception
         ):  # an edge: whatever it was, the caller gets an answer and the log the trace

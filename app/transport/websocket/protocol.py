@@ -1,4 +1,4 @@
-"""uvicorn's WebSocket protocol as `python -m app` runs it: the same framing, three things added.
+"""uvicorn's WebSocket protocol as `python -m app` runs it: the same framing, four things added.
 
 1. It offers the application the ASGI extension `messenger.pipe`, so that a frame that goes to 500
    sockets is serialised once and not 500 times, and so that what waits in front of a slow reader can
@@ -6,9 +6,12 @@
 2. A frame over the limit is closed with 4413, not 1009.
 3. A peer that answers no ping is dropped at once, also when unsent bytes wait in front of it:
    closing in order would wait for a dead line to take them.
+4. A stop closes with 1012 and reads on until the client has answered: closing the line at once would
+   reset it under a client that is sending, and the code be lost. Nobody holds the stop up for long.
 """
 
 import asyncio
+from http import HTTPStatus
 from typing import cast
 
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -24,6 +27,7 @@ from app.transport.websocket.outgoing import OutFrame
 
 EXTENSION = "messenger.pipe"
 _LINGER_SECONDS = 3.0
+_STOP_SECONDS = 2.0
 
 
 class Pipe:
@@ -100,6 +104,19 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             sending.close()
             if not was_writable:
                 self.writable.clear()
+
+    def shutdown(self) -> None:
+        """The server stops."""
+        self.stop_keepalive()
+        if not self.handshake_complete:
+            self.conn.send_response(self.conn.reject(HTTPStatus.SERVICE_UNAVAILABLE, ""))
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
+        elif self.close_sent:
+            self.transport.close()
+        else:
+            self.close_now(CloseCode.SERVICE_RESTART, "")
+        self.loop.call_later(_STOP_SECONDS, self.transport.abort)
 
     def handle_parser_exception(self) -> None:
         """Keep reading (and discarding) for a moment.

@@ -7,7 +7,7 @@ from messenger_client import Forgotten, Reset, Update, Voided
 
 from app.kernel.ids import ChatId, UserId
 from app.kernel.scopes import Scope, parse_wire_scope
-from tests.unit.simulation.log import Kind, Log, is_of_chat
+from tests.unit.simulation.log import Log, is_of_chat
 
 _CREATED, _REMOVED = "chat_created", "chat_removed"
 
@@ -109,10 +109,10 @@ class Judge:
         cursor = applied.cursors.pop(wire, None)
         if cursor is None or not is_of_chat(scope):
             raise Wrong(f"{wire} was forgotten, which {applied.user_id} did not follow")
-        chat = self.log.chats[ChatId(scope.id)]
-        stay = self.log.stay(applied.user_id, chat.id)
-        if stay is not None and stay.joined_seq <= cursor and chat.kind is not Kind.PRIVATE:
-            raise Wrong(f"{wire} was forgotten at {cursor}, but {applied.user_id} is in it")
+        # They may be in it again: then another update tells, or told.
+        stays = self.log.stays[applied.user_id, ChatId(scope.id)]
+        if all(stay.last_seq is None or stay.last_seq < cursor for stay in stays):
+            raise Wrong(f"{wire} was forgotten at {cursor}, but {applied.user_id} was not put out")
 
     def _scope(self, user_id: UserId, wire: str) -> Scope:
         scope = parse_wire_scope(wire, user_id)

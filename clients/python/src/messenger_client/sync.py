@@ -120,7 +120,7 @@ class Sync:
             case "hello":
                 actions += self._take_hello(frame["data"])
             case "scope_reset":
-                self._reset(frame["data"]["scope"], frame["data"]["seq"])
+                self._take_reset(frame["data"]["scope"], frame["data"]["seq"])
             case "resumed":
                 self._end_resume(cast("str | None", frame.get("request_id")))
             case _ if "scope" in frame and "seq" in frame:
@@ -142,7 +142,7 @@ class Sync:
         for reset in answer["resets"]:
             # It also names scopes that the question did not: those are live here already.
             if reset["scope"] in asked:
-                self._reset(reset["scope"], reset["seq"])
+                self._take_reset(reset["scope"], reset["seq"])
         for it in answer["updates"]:
             self._take_update(Update(it["type"], it["scope"], it["seq"], it["data"]))
         self._wants_difference = any(self._early.get(scope) for scope in asked)
@@ -247,10 +247,15 @@ class Sync:
             self._drop_early(scope, following.seq)
             self._apply(following)
 
-    def _reset(self, scope: str, seq: int) -> None:
+    def _take_reset(self, scope: str, seq: int) -> None:
+        """The server's word: 0 means that there is no such scope for us."""
         if seq == 0:
             self._forget(scope, 0)
-            return
+        else:
+            self._reset(scope, seq)
+
+    def _reset(self, scope: str, seq: int) -> None:
+        """Go on from `seq`; a chat in which nothing was said yet stands at 0."""
         self._ended.pop(scope, None)
         self._change(Reset(scope, seq))
         self._go_on(scope)

@@ -1,5 +1,6 @@
 """The edge: request ids, the log line, the head of a request, clients behind proxies."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -116,3 +117,22 @@ async def test_a_websocket_with_a_bad_head_is_refused_before_the_handshake() -> 
     }
     await app(scope, receive, send)
     assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+async def test_a_request_that_the_stop_waits_no_longer_for_is_answered(app: FastAPI) -> None:
+    entered = asyncio.Event()
+
+    @app.get("/slow")
+    async def hang() -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    transport = httpx.ASGITransport(app, client=("10.1.2.3", 4711))
+    async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        asking = asyncio.create_task(client.get("/slow"))
+        await entered.wait()
+        asking.cancel()
+        answer = await asking
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert answer.headers["retry-after"] == "1"
+    assert answer.headers["x-request-id"]

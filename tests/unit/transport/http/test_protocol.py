@@ -1,4 +1,4 @@
-"""The head of a request has a deadline, over real uvicorn and a raw socket."""
+"""The head of a request has a deadline, and a stop drops no request, over real uvicorn and raw sockets."""
 
 import asyncio
 import contextlib
@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import uvicorn
 
-from app.transport.http.protocol import HeadDeadlineProtocol
+from app.transport.http.protocol import HttpProtocol
 
 pytestmark = pytest.mark.anyio
 WHOLE = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-class Hasty(HeadDeadlineProtocol):
+class Hasty(HttpProtocol):
     head_seconds = 0.3
 
 
@@ -29,7 +29,7 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.fixture
-async def address(anyio_backend: str) -> AsyncIterator[tuple[str, int]]:
+async def server(anyio_backend: str) -> AsyncIterator[uvicorn.Server]:
     del anyio_backend
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -39,9 +39,14 @@ async def address(anyio_backend: str) -> AsyncIterator[tuple[str, int]]:
     async with asyncio.timeout(10):
         while not server.started:  # noqa: ASYNC110 - a condition of uvicorn's
             await asyncio.sleep(0.01)
-    yield listener.getsockname()
+    yield server
     server.should_exit = True
     await running
+
+
+@pytest.fixture
+def address(server: uvicorn.Server) -> tuple[str, int]:
+    return server.servers[0].sockets[0].getsockname()
 
 
 @pytest.mark.parametrize("head", [b"", b"GET / HT", WHOLE[:-2]])
@@ -79,4 +84,36 @@ async def test_a_whole_head_has_all_the_time_of_its_request(address: tuple[str, 
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
         assert await reader.readexactly(2) == b"ok"
+    writer.close()
+
+
+async def test_a_stop_answers_what_arrives_on_an_idle_connection(
+    server: uvicorn.Server, address: tuple[str, int]
+) -> None:
+    """As from a proxy that has not heard yet."""
+    reader, writer = await asyncio.open_connection(*address)
+    fresh = await asyncio.open_connection(*address)
+    writer.write(WHOLE)
+    await reader.readuntil(b"\r\n\r\nok")
+    server.should_exit = True
+    while server.servers[0].is_serving():  # noqa: ASYNC110 - a condition of uvicorn's
+        await asyncio.sleep(0.01)
+    for each_reader, each_writer in ((reader, writer), fresh):
+        each_writer.write(WHOLE)
+        head = await each_reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in head.lower()
+        assert await each_reader.read() == b"ok"
+        each_writer.close()
+
+
+async def test_a_stop_closes_idle_connections_soon(
+    server: uvicorn.Server, address: tuple[str, int]
+) -> None:
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(WHOLE)
+    await reader.readuntil(b"\r\n\r\nok")
+    server.should_exit = True
+    async with asyncio.timeout(3):
+        assert await reader.read() == b""
     writer.close()

@@ -31,6 +31,12 @@ class Room:
     def __init__(self) -> None:
         self.hub = Hub(lambda _scope: None)
         self.connections: list[Connection] = []
+        self.server: uvicorn.Server | None = None
+
+    def stop(self) -> None:
+        """As SIGTERM does."""
+        assert self.server is not None
+        self.server.should_exit = True
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -68,9 +74,9 @@ async def running(protocol: Any) -> AsyncIterator[tuple[Room, str]]:
         ws_per_message_deflate=False,
         lifespan="off",
         log_level="error",
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=4,
     )
-    server = uvicorn.Server(config)
+    room.server = server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
@@ -147,7 +153,7 @@ async def test_signals_are_dropped_before_updates(protocol: Any) -> None:
         connection.send(OutFrame(b"update"))
         assert connection.waiting_bytes() > before - 5000
         assert connection.close_code is None
-        await slow.close()
+        slow.transport.abort()
 
 
 @pytest.mark.parametrize("size", [MAX_FRAME_BYTES + 1, 500_000, 5_000_000])
@@ -170,6 +176,64 @@ async def test_a_close_reaches_the_client_and_ends_the_application(protocol: Any
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == CloseCode.NOT_SIGNED_IN
         await until(lambda: not room.hub.connections())
+
+
+async def test_a_stop_is_told_to_a_client_that_is_sending() -> None:
+    async with running(FrameProtocol) as (room, address):
+        client = await websockets.connect(address)
+        await until(lambda: room.connections)
+
+        async def talk() -> None:
+            with contextlib.suppress(websockets.ConnectionClosed):
+                while True:
+                    await client.send("x" * 1000)
+                    await asyncio.sleep(0)
+
+        talking = asyncio.create_task(talk())
+        room.stop()
+        assert [frame async for frame in _until_closed(client)] == []
+        assert client.close_code == CloseCode.SERVICE_RESTART
+        await talking
+
+
+async def test_a_slow_reader_holds_no_stop_up() -> None:
+    async with running(FrameProtocol) as (room, address):
+        slow = await websockets.connect(address, max_queue=1)
+        await until(lambda: room.connections)
+        seq = 0
+        while room.connections[0].waiting_bytes() < LIMIT // 2:
+            seq += 1
+            room.tell(seq, 4000)
+            await asyncio.sleep(0)
+        room.stop()
+        started = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - started < 3.5
+    slow.transport.abort()
+
+
+async def test_a_handshake_that_meets_the_stop_is_answered_with_503() -> None:
+    async with running(FrameProtocol) as (room, address):
+        entered, leave = asyncio.Event(), asyncio.Event()
+
+        async def decide_slowly(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            entered.set()
+            await leave.wait()
+            await send({"type": "websocket.accept"})
+
+        assert room.server is not None
+        room.server.config.loaded_app = decide_slowly
+        connecting = asyncio.create_task(anything(websockets.connect(address)))
+        await entered.wait()
+        room.stop()
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await connecting
+        assert refused.value.response.status_code == 503
+        leave.set()
+
+
+async def anything(awaitable: Any) -> Any:
+    return await awaitable
 
 
 async def _until_closed(client: Any) -> AsyncIterator[Any]:

@@ -1,0 +1,214 @@
+"""One schedule: load and faults for some seconds, everything mended, and then the judgement.
+
+The cluster and the people are used by many schedules; each is judged by what it added to the log.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults import checkers
+from tests.faults.checkers import Anomaly, Ending, LogRow, MessageRow, Spans
+from tests.faults.checkers import Device as Evidence
+from tests.faults.cluster import Cluster
+from tests.faults.journal import Call, Journal, read_journal
+from tests.faults.judge import Judge, Mark
+from tests.faults.nemesis import Nemesis
+from tests.faults.revocations import Revoker
+from tests.faults.workload import SENDS_PER_SECOND, Workload
+from tests.faults.world import Device, World
+
+WHOLE_WITHIN_SECONDS = 10.0
+_STEP_SECONDS = 0.05
+_HEADS_EVERY_SECONDS = 0.5
+_PAGE = 50
+
+
+@dataclass(slots=True)
+class Result:
+    """What a schedule did and what was found. `whole_seconds`: of the slowest device, after the healing."""
+
+    seed: int
+    faults: Counter[str]
+    anomalies: list[Anomaly]
+    calls: Counter[str]
+    sends: int
+    whole_seconds: float
+    endings: list[Ending]
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Findings:
+    """All the evidence of a schedule, as the checkers take it."""
+
+    base: Mark
+    heads: Mapping[str, int]
+    log: Sequence[LogRow]
+    messages: Sequence[MessageRow]
+    calls: Sequence[Call]
+    devices: Sequence[Evidence]
+    spans: Spans
+    chat_lists: Mapping[int, Sequence[Mapping[str, Any]]] = field(
+        default_factory=dict[int, Sequence[Mapping[str, Any]]]
+    )
+
+
+class Schedules:
+    """Runs schedules one after the other on one cluster and one world."""
+
+    def __init__(self, cluster: Cluster, world: World, directory: Path) -> None:
+        self._cluster = cluster
+        self._world = world
+        self._judge = Judge(cluster.postgres_url)
+        self._directory = directory
+        self._memberships: list[LogRow] = []
+        self._last = Mark()
+
+    async def begin(self) -> None:
+        """After the set-up: wait until all is quiet; what is in the log so far is judged as well."""
+        self._memberships = await self._judge.log(Mark())
+        waited = await self._wait_until_whole()
+        late = [device for device, seconds in waited.items() if seconds is None]
+        assert not late, f"not whole after the set-up: {late}"
+        self._last = await self._judge.mark()
+
+    async def run(self, seed: int, *, seconds: float, rate: float = SENDS_PER_SECOND) -> Result:
+        """One schedule. What failed stays in `directory/seed-<n>`."""
+        started = time.monotonic()
+        base = self._last
+        directory = self._directory / f"seed-{seed}"
+        for device in self._world.devices:
+            device.begin_evidence()
+        async with Journal(directory / "journal.jsonl") as journal:
+            workload = Workload(self._world, journal, seed, rate=rate)
+            nemesis = Nemesis(self._cluster, seed)
+            revoker = Revoker(
+                self._world,
+                journal,
+                seed,
+                worker_urls=[worker.base_url for worker in self._cluster.workers],
+                allowance=nemesis.allow,
+            )
+            await revoker.prepare()
+            await asyncio.gather(workload.run(seconds), nemesis.run(seconds), revoker.run(seconds))
+            await nemesis.heal()
+            healed = time.monotonic()
+            all_answered = await workload.finish(WHOLE_WITHIN_SECONDS)
+            waited = await self._wait_until_whole(since=healed)
+        anomalies = [] if all_answered else [Anomaly("not-whole", "calls were never answered")]
+        anomalies += [
+            Anomaly("client-failed", repr(fault)) for fault in self._list_faults(workload)
+        ]
+        anomalies += checkers.check_healing(waited, bar=WHOLE_WITHIN_SECONDS)
+        calls = read_journal(directory / "journal.jsonl")
+        anomalies += await self._judge_all(base, calls)
+        anomalies += checkers.check_revocations(revoker.endings)
+        anomalies += checkers.check_server_logs(self._cluster.take_logged_errors())
+        self._last = await self._judge.mark()
+        return Result(
+            seed=seed,
+            faults=Counter(nemesis.done),
+            anomalies=anomalies,
+            calls=Counter(f"{call.action} {call.outcome}" for call in calls),
+            sends=workload.sends,
+            whole_seconds=max(seconds or WHOLE_WITHIN_SECONDS for seconds in waited.values()),
+            endings=revoker.endings,
+            seconds=time.monotonic() - started,
+        )
+
+    async def _judge_all(self, base: Mark, calls: Sequence[Call]) -> list[Anomaly]:
+        judge, world = self._judge, self._world
+        heads = await judge.heads()
+        log = await judge.log(base)
+        messages = await judge.messages(base)
+        devices = [device.take_evidence() for device in world.devices]
+        self._memberships += [row for row in log if row.type in {"chat_created", "chat_removed"}]
+        spans = checkers.read_spans(self._memberships)
+        counts = await judge.counts(world.user_ids)
+        steady = [chat for chat in world.chats if chat.is_steady]
+        newest = await judge.newest([chat.id for chat in steady], _PAGE)
+        return [
+            *checkers.check_log(base.heads, log, heads),
+            *checkers.check_ids(log, messages),
+            *checkers.check_sends(calls, messages),
+            *checkers.check_changes(calls, log),
+            *checkers.check_order(devices, log),
+            *checkers.check_polls(devices, heads, spans),
+            *checkers.check_visibility(devices, spans),
+            *checkers.check_writers(messages, spans),
+            *checkers.check_texts(devices, calls),
+            *checkers.check_counts(await self._read_lists(), counts),
+            *checkers.check_marks(calls, counts),
+            *checkers.check_history(await self._read_pages(), newest),
+            *checkers.check_answers(calls),
+            *checkers.check_looks(calls),
+            *checkers.check_transactions(await judge.idle_transactions()),
+        ]
+
+    async def _read_lists(self) -> dict[int, Sequence[Mapping[str, Any]]]:
+        """The chat list of everybody, over HTTP."""
+        lists: dict[int, Sequence[Mapping[str, Any]]] = {}
+        for person in self._world.people:
+            client = person.devices[0].client
+            page = await client.call("GET", "/chats/", params={"limit": "100"})
+            lists[person.id] = page["items"]
+        return lists
+
+    async def _read_pages(self) -> dict[int, Sequence[int]]:
+        """The newest messages of each chat, as its first member gets them."""
+        pages: dict[int, Sequence[int]] = {}
+        for chat in self._world.chats:
+            if not chat.is_steady:
+                continue
+            client = chat.members[0].devices[0].client
+            path = f"/messages/chat/{chat.id}"
+            page = await client.call("GET", path, params={"limit": str(_PAGE)})
+            pages[chat.id] = [item["id"] for item in page["items"]]
+        return pages
+
+    async def _wait_until_whole(self, since: float | None = None) -> dict[str, float | None]:
+        """Device -> seconds after `since` until it stood where the log stands; None: not in time."""
+        began = time.monotonic() if since is None else since
+        whole: dict[str, float | None] = {device.name: None for device in self._world.devices}
+        heads: Mapping[str, int] = {}
+        while time.monotonic() - began < WHOLE_WITHIN_SECONDS + 1:
+            earlier, heads = heads, await self._judge.heads()
+            if heads == earlier and None not in whole.values():
+                break
+            spans = await self._read_spans()
+            until = time.monotonic() + _HEADS_EVERY_SECONDS
+            while time.monotonic() < until:
+                for device in self._world.devices:
+                    if not await _is_whole(device, heads, spans):
+                        whole[device.name] = None
+                    elif whole[device.name] is None:
+                        whole[device.name] = time.monotonic() - began
+                if None not in whole.values():
+                    break
+                await asyncio.sleep(_STEP_SECONDS)
+        return whole
+
+    async def _read_spans(self) -> Spans:
+        fresh = await self._judge.log(self._last)
+        rows = [row for row in fresh if row.type in {"chat_created", "chat_removed"}]
+        return checkers.read_spans([*self._memberships, *rows])
+
+    def _list_faults(self, workload: Workload) -> list[BaseException]:
+        faults = [fault for device in self._world.devices if (fault := device.fault()) is not None]
+        return [*workload.faults, *faults]
+
+
+async def _is_whole(device: Device, heads: Mapping[str, int], spans: Spans) -> bool:
+    """It stands where the log stands, and has nothing left to send."""
+    wanted = {
+        scope: heads.get(f"user:{device.person.id}" if scope == "user" else scope, 0)
+        for scope in checkers.list_scopes(device.person.id, spans)
+    }
+    if not device.client.is_connected or device.cursors() != wanted:
+        return False
+    return not await device.record.list_outgoing()
