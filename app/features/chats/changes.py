@@ -190,9 +190,9 @@ async def dismiss(
         values |= {"permissions": None, "restricted_until": until}
     await change_participant(tx, chat.id, user_id, values)
     await add_to_members_count(tx, chat.id, -1)
-    removals = 0
+    ended = None
     if chat.type is ChatType.CHANNEL:
-        removals = log.count_removal(scope)
+        ended = (chat.id, log.count_removal(scope))
         await tell_admins(change, chat, [user_id])
         await _tell_count(change, chat)
     else:
@@ -205,7 +205,7 @@ async def dismiss(
         subject_id=chat.id,
         data=data,
         content=data,
-        removals=removals,
+        ended=ended,
     )
     if chat.type is ChatType.GROUP and chat.members_count <= MAX_TOLD_JOINS:
         if reason == "left":

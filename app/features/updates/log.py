@@ -15,7 +15,7 @@ from app.features.updates.models import ScopeRow, UpdateRow
 from app.infra.database.key_lists import by_dialect, id_parameters, is_listed
 from app.infra.database.tx import Dialect, Tx
 from app.kernel.announcements import Announcement
-from app.kernel.ids import UserId
+from app.kernel.ids import ChatId, UserId
 from app.kernel.scopes import Scope, ScopeKind
 
 _SET_HEAD = (
@@ -60,7 +60,7 @@ class ScopeLog:
         out before it knows of the removal. Call it before anything else is appended for it.
 
         Returns:
-            The revision, for the update that tells the person (`append(removals=...)`).
+            The revision, for the update that tells the person (`append(ended=...)`).
         """
         self._removals[scope] += 1
         self._changed.add(scope)
@@ -76,7 +76,7 @@ class ScopeLog:
         content: Mapping[str, object] | None = None,
         joined: Iterable[UserId] = (),
         left: Iterable[UserId] = (),
-        removals: int = 0,
+        ended: tuple[ChatId, int] | None = None,
     ) -> int:
         """Number a change and let it leave after the commit.
 
@@ -89,7 +89,7 @@ class ScopeLog:
                 in from the log after the commit.
             joined: users whose sockets follow the scope from this update on.
             left: users whose sockets see nothing of the scope behind this update.
-            removals: in a user's scope, the revision of the removal that the update tells of.
+            ended: the chat that the user was put out of without an update there, and `count_removal`.
 
         Returns:
             Its `seq`.
@@ -101,8 +101,8 @@ class ScopeLog:
         references = dict(data or {})
         if joined or left:
             references["_joined"], references["_left"] = list(joined), list(left)
-        if removals:
-            references["_removals"] = removals
+        if ended:
+            references["_ended"] = ended
         self._rows.append(
             {
                 "kind": int(scope.kind),
@@ -116,7 +116,7 @@ class ScopeLog:
         )
         frame = None if content is None else render_update(update_type, scope, seq, content)
         self._announcements.append(
-            Announcement(scope, seq, frame, joined, left, removals or self._removals[scope])
+            Announcement(scope, seq, frame, joined, left, self._removals[scope], ended)
         )
         return seq
 

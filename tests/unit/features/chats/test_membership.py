@@ -228,14 +228,14 @@ async def test_only_leaving_a_channel_is_counted_as_a_removal_that_nobody_is_tol
     heads = await club.db.read(lambda tx: read_heads(tx, scopes))
     assert [heads[scope].removals for scope in scopes] == [3, 0]
     told = [(await club.updates(user_scope(person)))[-1] for person in (one, other)]
-    assert [update.data.get("_removals") for update in told] == [None, None]
-    revisions = [
-        update.data["_removals"]
+    assert [update.data.get("_ended") for update in told] == [None, None]
+    ended = [
+        update.data["_ended"]
         for person in (one, late, other)
         for update in await club.updates(user_scope(person))
         if update.type == "chat_removed" and update.subject_id == channel
     ]
-    assert revisions == [1, 2, 3]
+    assert ended == [[channel, 1], [channel, 2], [channel, 3]]
 
 
 async def test_large_groups_are_joined_without_a_service_message(club: Club) -> None:

@@ -89,8 +89,8 @@ async def test_a_removal_that_no_update_tells_of_is_known_by_its_revision(db: Da
 
     async def remove(tx: Tx) -> None:
         log = await lock_scopes(tx, [CHAT, USER])
-        revision = log.count_removal(CHAT)
-        log.append(USER, "chat_removed", data={"chat_id": 1}, content={}, removals=revision)
+        ended = (ChatId(1), log.count_removal(CHAT))
+        log.append(USER, "chat_removed", data={"chat_id": 1}, content={}, ended=ended)
 
     async def fail(tx: Tx) -> None:
         (await lock_scopes(tx, [CHAT])).count_removal(CHAT)
@@ -101,15 +101,15 @@ async def test_a_removal_that_no_update_tells_of_is_known_by_its_revision(db: Da
     with pytest.raises(RuntimeError, match="rolled back"):
         await db.write(fail)
     await db.write(say)
-    assert [(a.scope, a.seq, a.removals) for a in heard] == [
-        (CHAT, 1, 0),
-        (USER, 1, 1),
-        (CHAT, 2, 1),
+    assert [(a.scope, a.seq, a.removals, a.ended) for a in heard] == [
+        (CHAT, 1, 0, None),
+        (USER, 1, 0, (1, 1)),
+        (CHAT, 2, 1, None),
     ]
     heads = await db.read(lambda tx: read_heads(tx, [CHAT, USER, OTHER]))
     assert heads == {CHAT: Head(2, 1), USER: Head(1, 0), OTHER: Head(0, 0)}
     (told,) = await db.read(lambda tx: read_log(tx, {USER: (0, 1)}, limit=10))
-    assert told.data == {"chat_id": 1, "_removals": 1}
+    assert told.data == {"chat_id": 1, "_ended": [1, 1]}
 
 
 async def test_a_failed_change_announces_nothing(db: Database) -> None:
