@@ -177,9 +177,7 @@ class Log:
     def read_seqs(self, scopes: Iterable[Scope]) -> dict[Scope, int]:
         return {scope: self.head(scope) for scope in scopes if scope in self.rows}
 
-    def read_rows(
-        self, ranges: Mapping[Scope, tuple[int, int]], limit: int
-    ) -> list[LoggedUpdate]:
+    def read_rows(self, ranges: Mapping[Scope, tuple[int, int]], limit: int) -> list[LoggedUpdate]:
         rows: list[LoggedUpdate] = []
         for scope in sorted(ranges):
             after, upto = ranges[scope]

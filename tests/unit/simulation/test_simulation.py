@@ -22,7 +22,9 @@ def simulate(seed: int) -> World:
         world.run(heals=seed % 2 == 1)
     except Exception as error:
         story = world.schedule.story()
-        raise AssertionError(f"SIMULATION_SEED={seed}: {error!r}\n{world.weather}\n{story}") from error
+        raise AssertionError(
+            f"SIMULATION_SEED={seed}: {error!r}\n{world.weather}\n{story}"
+        ) from error
     return world
 
 

@@ -252,9 +252,7 @@ class Worker:
     def soon(self, action: Callable[[], None]) -> None:
         self.schedule.within(0.001, lambda: self.alive(action))
 
-    def read(
-        self, reading: Any, done: Callable[[Any], None], failed: Callable[[], None]
-    ) -> None:
+    def read(self, reading: Any, done: Callable[[Any], None], failed: Callable[[], None]) -> None:
         self.database.read(
             reading,
             lambda answer: self.alive(lambda: done(answer)),
@@ -299,9 +297,7 @@ class Worker:
     def lead(self, peer: Peer, course: Course, on_end: Callable[[], None]) -> None:
         self.soon(lambda: self.go_on(peer, course, None, on_end))
 
-    def go_on(
-        self, peer: Peer, course: Course, answer: object, on_end: Callable[[], None]
-    ) -> None:
+    def go_on(self, peer: Peer, course: Course, answer: object, on_end: Callable[[], None]) -> None:
         need = None if peer.connection.close_code is not None else go_on(course, answer)
         if need is None:
             course.close()
@@ -403,9 +399,7 @@ class Worker:
             self.later(SAFETY_SECONDS, again)
 
         scopes = list(self.fanout.watched)
-        self.read(
-            self.database.read_seqs(scopes), done, lambda: self.later(SAFETY_SECONDS, again)
-        )
+        self.read(self.database.read_seqs(scopes), done, lambda: self.later(SAFETY_SECONDS, again))
 
     def watch_epoch(self) -> None:
         def look() -> None:

@@ -97,17 +97,19 @@ class World:
         worker = self.some_worker()
         if not announced or worker is None:
             return
-        self.schedule.note("commit", worker.name, [(a.scope.wire, a.scope.id, a.seq) for a in announced])
+        self.schedule.note(
+            "commit", worker.name, [(a.scope.wire, a.scope.id, a.seq) for a in announced]
+        )
         if self.schedule.chance(self.weather.unannounced):
             self._kill(worker)
             return
         announcements: list[Announcement] = announced
-        worker.later(
-            self.rng.random() * 0.002, lambda: worker.fanout.on_commit(announcements)
-        )
+        worker.later(self.rng.random() * 0.002, lambda: worker.fanout.on_commit(announcements))
 
     def _some_chat(self, *kinds: Kind) -> Chat | None:
-        chats = [chat for chat in self.chats if not chat.is_deleted and (not kinds or chat.kind in kinds)]
+        chats = [
+            chat for chat in self.chats if not chat.is_deleted and (not kinds or chat.kind in kinds)
+        ]
         return self.rng.choice(chats) if chats else None
 
     def _write(self) -> None:
@@ -242,9 +244,7 @@ class World:
             if self.is_bus_away or self.schedule.chance(self.weather.lost):
                 continue
             for _ in range(1 + self.schedule.chance(self.weather.doubled)):
-                self.schedule.within(
-                    self.weather.bus_delay, lambda it=worker: it.hear(payload)
-                )
+                self.schedule.within(self.weather.bus_delay, lambda it=worker: it.hear(payload))
 
     # The end.
 
@@ -276,7 +276,9 @@ class World:
                 scopes = self.log.scopes_of(endpoint.user_id)
                 heads = {scope.wire: seq for scope, seq in scopes.items()}
                 if endpoint.applied.cursors != heads:
-                    return f"{endpoint.name} stands at {endpoint.applied.cursors}, the log at {heads}"
+                    return (
+                        f"{endpoint.name} stands at {endpoint.applied.cursors}, the log at {heads}"
+                    )
         for worker in self.workers:
             left = worker.unfinished()
             if left:
