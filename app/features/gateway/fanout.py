@@ -230,6 +230,8 @@ class Fanout:
         elif step.ask is Ask.LOG:
             self._gaps[scope] = None
             self.on_gaps()
+        if scope in self._unpublished:
+            self._publish_passed(scope)
 
     def _hand_out(self, update: Announcement) -> None:
         payload = update.frame or b""
@@ -368,6 +370,15 @@ class Fanout:
                 self._publish(update)
         if not waiting:
             self._unpublished.pop(scope, None)
+
+    def _publish_passed(self, scope: Scope) -> None:
+        """What the feed is past without filling it in (it read it before its commit was announced, or cannot)."""
+        last = self.last(scope) or 0
+        for seq in sorted(seq for seq in self._unpublished[scope] if seq <= last):
+            self._unpublished[scope].discard(seq)
+            self._publish(Announcement(scope, seq))
+        if not self._unpublished[scope]:
+            del self._unpublished[scope]
 
     def _publish(self, announcement: Announcement) -> None:
         """This worker has it already: a process that is alone pays nothing."""

@@ -200,7 +200,9 @@ class Hub:
         for _, frame in pending:
             connection.send(frame)
         self._drop_hold(connection, scope)
-        self._followers[scope][connection] = upto if floor is None else floor
+        # Where the log was read further than this worker has handed out, `floor` would let it in again.
+        is_ahead = floor is None or (last is not None and last < upto)
+        self._followers[scope][connection] = upto if is_ahead else floor
         if ends:
             self.unfollow(connection, scope)
         return True
