@@ -112,8 +112,7 @@ class CatchUp:
         for scope in followed - wanted:
             self._hub.unfollow(connection, scope)
         for scope in wanted - followed:
-            self._fanout.watch(scope)
-            self._hub.hold(connection, scope)
+            self._fanout.hold(connection, scope)
         if connection.chat_id is not None and not wanted:
             connection.close(CloseCode.NOT_ALLOWED)
         return wanted <= followed

@@ -38,6 +38,8 @@ TOPIC = "updates"
 # Another worker's publish is usually this late at most; then the log is read.
 PATIENCE_SECONDS = 0.02
 _SCOPES_A_FILL = 100
+# In place of a revision: above every one.
+_UNREAD = 2**60
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ class Fanout:
         self._feeds: dict[Scope, Feed] = {}
         # Sockets of chats with hidden history -> the first message they may see.
         self._newcomers: dict[Scope, dict[Connection, MessageId]] = {}
-        # Sockets -> the removal revision at which their memberships were read (absent: 0).
+        # Sockets -> the removal revision at which their memberships were read (absent: 0, or none at all).
         self._revisions: dict[Scope, dict[Connection, int]] = {}
         # Announced here without content: to be published once the log has filled them in.
         self._unpublished: dict[Scope, set[int]] = {}
@@ -131,6 +133,15 @@ class Fanout:
         if scope not in self._feeds:
             self._feeds[scope] = Feed()
 
+    def hold(self, connection: Connection, scope: Scope, floor: int | None = None) -> None:
+        """The socket is to follow this chat, from `floor` on if it was told that, once it was read whether.
+
+        Until `admit` nobody judges its membership but that read.
+        """
+        self.watch(scope)
+        self.hub.hold(connection, scope, floor)
+        self._revisions.setdefault(scope, {})[connection] = _UNREAD
+
     def begin(self, scope: Scope, seq: int, revision: int = 0) -> None:
         """The log was read at `seq`, and at this removal revision, after `watch`."""
         feed = self._feeds.get(scope)
@@ -144,6 +155,7 @@ class Fanout:
             return
         self.hub.begin(connection, scope, number)
         self.hide_before(connection, scope, following.first_visible_id)
+        self._revisions.get(scope, {}).pop(connection, None)
         if following.removals:
             self._revisions.setdefault(scope, {})[connection] = following.removals
         self.begin(scope, following.seq, following.removals)
@@ -155,19 +167,16 @@ class Fanout:
         """The user was put out of the chat by the removal with this revision."""
         scope = chat_scope(chat_id)
         for connection in list(self.hub.of_user(user_id)):
-            if connection in self.hub.followers(scope) and self._is_older(
-                connection, scope, revision
-            ):
+            follows = connection in self.hub.followers(scope)
+            if follows and self._read_at(connection, scope) < revision:
                 self.drop(connection, scope)
         feed = self._feeds.get(scope)
         if feed is not None:
             self._take(scope, feed.end(revision))
 
-    def _is_older(self, connection: Connection, scope: Scope, revision: int) -> bool:
-        """Whether the socket's membership was read before this removal; not if it has yet to be read."""
-        if self.hub.number(connection, scope) is None:
-            return False
-        return self._revisions.get(scope, {}).get(connection, 0) < revision
+    def _read_at(self, connection: Connection, scope: Scope) -> int:
+        """The revision at which it was read that the socket's user is in the chat."""
+        return self._revisions.get(scope, {}).get(connection, 0)
 
     def last(self, scope: Scope) -> int | None:
         """The number that was handed out last."""
@@ -310,7 +319,7 @@ class Fanout:
                 suspects.update(
                     (connection.user_id, ChatId(scope.id))
                     for connection in self.hub.followers(scope)
-                    if self.hub.number(connection, scope) is not None
+                    if self._read_at(connection, scope) != _UNREAD
                 )
         return suspects
 
@@ -339,18 +348,17 @@ class Fanout:
             return
         checked = revision
         for connection in list(self.hub.followers(scope)):
-            number = self.hub.number(connection, scope)
+            read_at = self._read_at(connection, scope)
             pair = (connection.user_id, chat_id)
-            is_older = self._is_older(connection, scope, revision)
-            if number is None or not (is_older or is_torn):
-                continue
             if pair not in filled.suspects:
-                # Came meanwhile: what was read before a removal is checked up to that.
-                checked = min(checked, self._revisions.get(scope, {}).get(connection, 0))
-            elif is_older or number <= gaps.ranges[scope][0]:
-                following = filled.found.get(pair)
-                if following is None or following.joined_seq > number:
-                    self.drop(connection, scope)
+                # It came meanwhile: what was read before a removal is checked up to that.
+                checked = min(checked, read_at)
+                continue
+            number = self.hub.number(connection, scope) or 0
+            is_concerned = read_at < revision or (is_torn and number <= gaps.ranges[scope][0])
+            following = filled.found.get(pair)
+            if is_concerned and (following is None or following.joined_seq > number):
+                self.drop(connection, scope)
         feed.check(checked)
 
     def skip(self, scopes: Iterable[Scope]) -> None:

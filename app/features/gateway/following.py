@@ -68,9 +68,16 @@ class Follower:
                 pass
 
     def apply_held(self, connection: Connection, update: Announcement) -> None:
-        """The socket gets this update of its user's scope only now, after it was held back for it."""
-        if _type_of(update) == "chat_created":
-            self._begin(update, [connection])
+        """The socket gets this update only now, after it was held back for it, or read for it alone."""
+        if update.scope.kind is not ScopeKind.USER:
+            return
+        match _type_of(update):
+            case "chat_created":
+                self._begin(update, [connection])
+            case "chat_removed":
+                self._remove_from(connection, update)
+            case _:
+                pass
 
     def take_wanted(self) -> Wanted:
         """Sockets to bring into chats, as soon as it is read which of these memberships (still) exist."""
@@ -91,8 +98,7 @@ class Follower:
         for connection in connections:
             # A private chat that comes back to the list was followed all the time.
             if connection.chat_id is None and chat_scope(chat_id) not in connection.scopes:
-                self._fanout.watch(chat_scope(chat_id))
-                self._fanout.hub.hold(connection, chat_scope(chat_id))
+                self._fanout.hold(connection, chat_scope(chat_id), seq)
                 self._wanted[connection, chat_id] = seq
                 self.on_wanted()
 
@@ -101,21 +107,21 @@ class Follower:
         user_id = UserId(update.scope.id)
         if update.ended is not None:
             self._fanout.end_membership(user_id, *update.ended)
-            return
+        for connection in list(self._fanout.hub.of_user(user_id)):
+            self._remove_from(connection, update)
+
+    def _remove_from(self, connection: Connection, update: Announcement) -> None:
         data = _data_of(update)
-        if data["reason"] == "deleted":
+        hub, scope = self._fanout.hub, chat_scope(ChatId(data["chat_id"]))
+        if data["reason"] == "deleted" or connection not in hub.followers(scope):
             # A private chat that somebody took off their list: the next message brings it back.
             return
-        hub, scope = self._fanout.hub, chat_scope(ChatId(data["chat_id"]))
-        heard_from = hub.followers(update.scope)
-        for connection in list(hub.of_user(user_id)):
-            after = hub.followers(scope).get(connection)
-            if after is None or after == HELD:
-                # What is held ends at the update with `left`, or with what is being read.
-                continue
-            # Above the number of the removal they have rejoined, unless it is news to this socket.
-            if after < data["seq"] or heard_from.get(connection, HELD) < update.seq:
-                self._fanout.drop(connection, scope)
+        number = hub.number(connection, scope)
+        # Whoever follows from there or above has come in again; in a channel the revision tells that.
+        # Where the chats of a new socket have yet to be read, they are read again.
+        if number is None or (update.ended is None and number < data["seq"]):
+            self._wanted.pop((connection, ChatId(scope.id)), None)
+            self._fanout.drop(connection, scope)
 
     def _end(self, scope: Scope) -> None:
         """The chat is gone. Who is held gets that very update later; nothing comes behind it."""

@@ -107,11 +107,12 @@ class Replayer:
             sent = 0
             for scope, updates in pages.updates.items():
                 following = followings.get((connection.user_id, ChatId(scope.id)))
-                if scope.kind is ScopeKind.CHAT and following is None:
-                    # The end of the membership is on its way to the socket.
+                if scope.kind is ScopeKind.CHAT and (
+                    following is None or following.joined_seq > chunk[scope].after
+                ):
+                    # The end of the membership is on its way to the socket, and where the user has come
+                    # in again the beginning of the next one.
                     self._fanout.drop(connection, scope)
-                elif following is not None and following.joined_seq > chunk[scope].after:
-                    self._reset(connection, scope, chunk[scope], known[scope])
                 else:
                     sent += self._send(connection, scope, chunk[scope], updates, known[scope])
                 if not connection.has_room():
