@@ -120,10 +120,8 @@ class CatchUp:
 
     def _begin(self, connection: Connection, standing: Standing) -> None:
         self._fanout.begin(user_scope(connection.user_id), standing.user_seq)
-        for chat_id, following in standing.chats.items():
-            scope = chat_scope(chat_id)
-            self._fanout.begin(scope, following.seq)
-            self._fanout.hide_before(connection, scope, following.first_visible_id)
+        for following in standing.chats.values():
+            self._fanout.admit(connection, following, following.seq)
 
     def _say_hello(self, connection: Connection, state: dict[Scope, int]) -> Course:
         remaining = iter(state.items())
@@ -260,7 +258,7 @@ class CatchUp:
         if floor is None or floor == SILENT:
             return None
         live = max(floor, self._fanout.last(scope) or 0)
-        self._hub.hold(connection, scope)
+        self._hub.hold(connection, scope, floor)
         return Range(floor, floor, live)
 
     def _take(self, connection: Connection, scope: Scope) -> int | None:

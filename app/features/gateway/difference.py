@@ -141,8 +141,12 @@ def _add(
         # The user left it a moment ago.
         found.state.pop(scope.wire, None)
         found.resets[scope.wire] = 0
-    elif not updates or updates[0].seq != span[0] + 1:
-        # Pruned: the client lags further behind than the log reaches.
+    elif (
+        not updates
+        or updates[0].seq != span[0] + 1
+        or (following is not None and following.joined_seq > span[0])
+    ):
+        # Pruned: the client lags further behind than the log reaches. Or the user has just come back.
         found.resets[scope.wire] = found.state[scope.wire] = span[1]
     else:
         found.updates += [_show(update, following) for update in updates]

@@ -9,9 +9,9 @@ How nobody hears a chat they are not in, whatever is lost:
   updates of the scope are handed out in order, so a socket stops exactly behind it; if that update was
   lost on the bus, the later ones wait for it. Sockets that follow from a number above it have
   rejoined and stay.
-* In channels leaving is told in user scopes alone. `chat_removed` there ends the following at once. If
-  it is lost, the safety check finds it in seconds; and whenever a gap in a chat's scope is filled
-  from the log (something was lost), the members among the followers are read in the same breath.
+* In channels leaving is told in user scopes alone. The announcement of `chat_removed` there ends the
+  following, on every worker and before it is anybody's turn to hear of it. If it is lost, the removal
+  revision of the next update gives it away, and that waits until the memberships were read (`fanout.py`).
 * Replays read membership after the rows, and stop at the first page that finds it gone.
 * `chat_deleted` ends it for everyone.
 * A socket that is being connected reads its chats again until they are the ones it already follows, so
@@ -28,10 +28,10 @@ from app.features.gateway.queries import Following
 from app.features.gateway.replay import Range, Replayer
 from app.kernel.announcements import Announcement
 from app.kernel.ids import ChatId, UserId
-from app.kernel.scopes import Scope, ScopeKind, chat_scope, user_scope
+from app.kernel.scopes import Scope, ScopeKind, chat_scope
 from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
-from app.transport.websocket.hub import HELD, SILENT
+from app.transport.websocket.hub import HELD
 
 # Socket and chat -> the number from which its client follows.
 Wanted = dict[tuple[Connection, ChatId], int]
@@ -98,27 +98,30 @@ class Follower:
 
     def _remove(self, update: Announcement) -> None:
         """At once, also where the frame itself waits behind a replay."""
+        user_id = UserId(update.scope.id)
+        if update.ended is not None:
+            self._fanout.end_membership(user_id, *update.ended)
+            return
         data = _data_of(update)
         if data["reason"] == "deleted":
             # A private chat that somebody took off their list: the next message brings it back.
             return
-        chat_id = ChatId(data["chat_id"])
-        user_id = UserId(update.scope.id)
-        followers = self._fanout.hub.followers(user_scope(user_id))
-        for connection in list(self._fanout.hub.of_user(user_id)):
-            after = followers.get(connection)
-            if after is not None and (after in {HELD, SILENT} or after < update.seq):
-                self._stop(connection, chat_scope(chat_id))
+        hub, scope = self._fanout.hub, chat_scope(ChatId(data["chat_id"]))
+        heard_from = hub.followers(update.scope)
+        for connection in list(hub.of_user(user_id)):
+            after = hub.followers(scope).get(connection)
+            if after is None or after == HELD:
+                # What is held ends at the update with `left`, or with what is being read.
+                continue
+            # Above the number of the removal they have rejoined, unless it is news to this socket.
+            if after < data["seq"] or heard_from.get(connection, HELD) < update.seq:
+                self._fanout.drop(connection, scope)
 
     def _end(self, scope: Scope) -> None:
         """The chat is gone. Who is held gets that very update later; nothing comes behind it."""
         for connection, after in list(self._fanout.hub.followers(scope).items()):
             if after != HELD:
-                self._stop(connection, scope)
-
-    def _stop(self, connection: Connection, scope: Scope) -> None:
-        self._wanted.pop((connection, ChatId(scope.id)), None)
-        self._fanout.drop(connection, scope)
+                self._fanout.drop(connection, scope)
 
     def follow(self, wanted: Wanted, found: Mapping[tuple[UserId, ChatId], Following]) -> None:
         """What was read for `take_wanted`."""
@@ -130,9 +133,8 @@ class Follower:
             if following is None:
                 self._fanout.drop(connection, scope)
                 continue
-            self._fanout.begin(scope, following.seq)
-            self._fanout.hide_before(connection, scope, following.first_visible_id)
             after = max(seq, following.joined_seq)
+            self._fanout.admit(connection, following, after)
             if after < following.seq or not self._replayer.settle(connection, scope, after):
                 span = Range(after, following.seq, after)
                 self._replayer.start(connection, {scope: span})

@@ -9,7 +9,7 @@ from app.features.updates.read import UpdateKinds, fill_updates, read_log
 from app.infra.database.tx import Tx
 from app.infra.services import Services
 from app.kernel.announcements import Announcement
-from app.kernel.ids import UserId
+from app.kernel.ids import ChatId, UserId
 from app.kernel.scopes import Scope
 from app.transport.feature import Content, LoggedUpdate
 
@@ -55,10 +55,20 @@ def make_pages(
         frame = render_update(row.type, row.scope, row.seq, content)
         updates[row.scope].append(
             Announcement(
-                row.scope, row.seq, frame, _user_ids(row, "_joined"), _user_ids(row, "_left")
+                row.scope,
+                row.seq,
+                frame,
+                _user_ids(row, "_joined"),
+                _user_ids(row, "_left"),
+                ended=_ended(row),
             )
         )
     return Pages(updates, is_cut)
+
+
+def _ended(row: LoggedUpdate) -> tuple[ChatId, int] | None:
+    ended = cast("list[int] | None", row.data.get("_ended"))
+    return None if ended is None else (ChatId(ended[0]), ended[1])
 
 
 def _user_ids(row: LoggedUpdate, name: str) -> tuple[UserId, ...]:

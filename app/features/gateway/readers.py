@@ -20,9 +20,9 @@ from app.features.gateway.course import (
     ReadStanding,
     go_on,
 )
-from app.features.gateway.fanout import Fanout, Gaps
+from app.features.gateway.fanout import Fanout, Filled, Gaps
 from app.features.gateway.following import Follower, Wanted
-from app.features.gateway.logbook import Pages, read_pages
+from app.features.gateway.logbook import read_pages
 from app.features.gateway.queries import (
     Following,
     Standing,
@@ -30,7 +30,7 @@ from app.features.gateway.queries import (
     read_standing,
 )
 from app.features.gateway.turns import Turns
-from app.features.updates.log import read_seqs
+from app.features.updates.log import Head, read_heads, read_seqs
 from app.features.updates.read import UpdateKinds
 from app.infra.database.tx import Tx
 from app.infra.services import Services
@@ -117,23 +117,24 @@ class LogReader:
                     connection.close(CloseCode.SERVICE_RESTART)
 
     async def _fill(self, gaps: Gaps) -> None:
-        async def work(tx: Tx) -> tuple[Pages, set[tuple[UserId, ChatId]]]:
+        async def work(tx: Tx) -> Filled:
             pages = await read_pages(
                 tx, self._services, self._kinds, gaps.ranges, limit=_ROWS_A_FILL
             )
-            # Read after the rows: whoever is in the chat now may see them.
-            return pages, set(await read_followings(tx, gaps.pairs))
+            # Behind the rows, so that none of them is of a later revision.
+            heads = await read_heads(tx, gaps.chats)
+            suspects = self._fanout.find_suspects(gaps, pages, heads)
+            return Filled(pages, heads, suspects, await read_followings(tx, suspects))
 
-        pages, members = await self._services.db.read(work)
-        self._fanout.fill(gaps, pages, members)
+        self._fanout.fill(gaps, await self._services.db.read(work))
 
     async def _check(self) -> None:
         scopes = list(self._fanout.watched)
         if not scopes:
             return
 
-        async def work(tx: Tx) -> dict[Scope, int]:
-            return await read_seqs(tx, scopes)
+        async def work(tx: Tx) -> dict[Scope, Head]:
+            return await read_heads(tx, scopes)
 
         self._fanout.stand(await self._services.db.read(work))
 

@@ -23,15 +23,28 @@ _NOTHING: Mapping[Connection, OutFrame] = {}
 
 
 class Hold:
-    """Live updates of one scope that wait behind a replay, in order; `left_at`: seen nothing behind it."""
+    """Live updates of one scope that wait behind a replay, in order.
 
-    __slots__ = ("frames", "has_overflowed", "left_at", "size")
+    `floor`: the number from which the socket follows the scope; None until that was read. `left_at`: it
+    sees nothing behind this one.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("floor", "frames", "has_overflowed", "left_at", "size")
+
+    def __init__(self, floor: int | None) -> None:
+        self.floor = floor
         self.frames: list[tuple[int, OutFrame]] = []
         self.size = 0
         self.has_overflowed = False
         self.left_at: int | None = None
+
+    def begin(self, floor: int) -> None:
+        """Its number was read. An end that was heard of meanwhile may be that of an earlier membership."""
+        self.floor = floor
+        if self.left_at is not None and self.left_at <= floor:
+            self.left_at = None
+            # What came behind that end was not kept.
+            self.has_overflowed = True
 
 
 class Holds:
@@ -66,10 +79,17 @@ class Holds:
 
 
 class Hub:
-    """`on_unwatched` is called when the last socket of a scope has gone."""
+    """`on_unfollowed` is called when a socket has ceased to follow a scope, `on_unwatched` behind it
+    when it was the last one.
+    """
 
-    def __init__(self, on_unwatched: Callable[[Scope], None]) -> None:
+    def __init__(
+        self,
+        on_unwatched: Callable[[Scope], None],
+        on_unfollowed: Callable[[Connection, Scope], None] = lambda _connection, _scope: None,
+    ) -> None:
         self._on_unwatched = on_unwatched
+        self._on_unfollowed = on_unfollowed
         self._followers: dict[Scope, dict[Connection, int]] = {}
         self._holds: dict[Connection, Holds] = {}
         self._by_user: dict[UserId, list[Connection]] = {}
@@ -111,8 +131,19 @@ class Hub:
             connection.scopes.append(scope)
         followers[connection] = after
 
-    def hold(self, connection: Connection, scope: Scope) -> None:
-        """Keep live updates back until `settle`; those already kept stay."""
+    def number(self, connection: Connection, scope: Scope) -> int | None:
+        """From which number on the socket follows the scope; None if that has yet to be read."""
+        after = self._followers[scope][connection]
+        return self._holds[connection].of[scope].floor if after == HELD else after
+
+    def hold(self, connection: Connection, scope: Scope, floor: int | None = None) -> None:
+        """Keep live updates back until `settle`; those already kept stay.
+
+        Args:
+            connection: of the socket.
+            scope: of the updates.
+            floor: the number from which the socket followed it until now.
+        """
         self.follow(connection, scope, HELD)
         holds = self._holds.get(connection)
         if holds is None:
@@ -120,7 +151,11 @@ class Hub:
         kept = holds.of.get(scope)
         if kept is None or kept.left_at is not None:
             holds.drop(scope)
-            holds.of[scope] = Hold()
+            holds.of[scope] = Hold(floor)
+
+    def begin(self, connection: Connection, scope: Scope, floor: int) -> None:
+        """It was read that the socket, which is held, follows the scope from this number on."""
+        self._holds[connection].of[scope].begin(floor)
 
     def is_held(self, connection: Connection, scope: Scope) -> bool:
         holds = self._holds.get(connection)
@@ -156,10 +191,11 @@ class Hub:
         hold = self._holds[connection].of[scope]
         pending = [(seq, frame) for seq, frame in hold.frames if seq > upto]
         joins = pending[0][0] == upto + 1 if pending else last is None or last <= upto
-        if hold.has_overflowed and not joins:
+        # An end that the client is already beyond is that of an earlier membership.
+        ends = hold.left_at is not None and hold.left_at > upto
+        if not joins and (hold.has_overflowed or not ends):
             hold.has_overflowed = False
-            return False
-        if not joins and hold.left_at is None:
+            hold.left_at = hold.left_at if ends else None
             return False
         for _, frame in pending:
             connection.send(frame)
@@ -167,7 +203,7 @@ class Hub:
         # Where the log was read further than this worker has handed out, `floor` would let it in again.
         is_ahead = floor is None or (last is not None and last < upto)
         self._followers[scope][connection] = upto if is_ahead else floor
-        if hold.left_at is not None and hold.left_at > upto:
+        if ends:
             self.unfollow(connection, scope)
         return True
 
@@ -177,6 +213,7 @@ class Hub:
             return
         connection.scopes.remove(scope)
         self._drop_hold(connection, scope)
+        self._on_unfollowed(connection, scope)
         if not followers:
             del self._followers[scope]
             self._on_unwatched(scope)
@@ -214,7 +251,9 @@ class Hub:
             for connection in list(self.of_user(user_id)):
                 after = self.followers(scope).get(connection)
                 if after == HELD:
-                    self._holds[connection].of[scope].left_at = seq
+                    hold = self._holds[connection].of[scope]
+                    if hold.floor is None or hold.floor < seq:
+                        hold.left_at = seq
                 elif after is not None and after < seq:
                     self.unfollow(connection, scope)
                     parted.append(connection)

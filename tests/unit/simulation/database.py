@@ -10,7 +10,10 @@ from app.features.gateway.course import (
     ReadPages,
     ReadStanding,
 )
+from app.features.gateway.fanout import Filled, Gaps
+from app.features.gateway.logbook import Pages
 from app.features.gateway.queries import Following, Standing
+from app.features.updates.log import Head
 from app.kernel.scopes import Scope, user_scope
 from tests.unit.simulation.log import Log, Pair, is_of_chat
 from tests.unit.simulation.schedule import Schedule
@@ -18,6 +21,7 @@ from tests.unit.simulation.weather import Weather
 
 # Time passes at each `yield`; what is returned is the answer.
 Reading = Generator[None, None, Any]
+FindSuspects = Callable[[Gaps, Pages, Mapping[Scope, Head]], set[Pair]]
 
 
 class Database:
@@ -79,10 +83,20 @@ class Database:
         yield
         return pages, self.log.read_followings(pairs)
 
-    def read_seqs(self, scopes: list[Scope]) -> Reading:
-        chats = self.log.read_seqs(scope for scope in scopes if is_of_chat(scope))
+    def read_gaps(self, gaps: Gaps, find_suspects: FindSuspects) -> Reading:
+        rows = self.log.read_rows(gaps.ranges, self.weather.page_rows)
         yield
-        return chats | self.log.read_seqs(scope for scope in scopes if not is_of_chat(scope))
+        pages = self.log.fill(gaps.ranges, rows, self.weather.page_rows)
+        yield
+        heads = self.log.read_heads(gaps.chats)
+        suspects = find_suspects(gaps, pages, heads)
+        yield
+        return Filled(pages, heads, suspects, self.log.read_followings(suspects))
+
+    def read_heads(self, scopes: list[Scope]) -> Reading:
+        chats = self.log.read_heads(scope for scope in scopes if is_of_chat(scope))
+        yield
+        return chats | self.log.read_heads(scope for scope in scopes if not is_of_chat(scope))
 
     def _read_standing_in(self, pair: Pair) -> Reading:
         seq = self.log.head(user_scope(pair[0]))

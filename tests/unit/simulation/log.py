@@ -8,6 +8,7 @@ from enum import Enum
 from app.features.gateway.logbook import Pages, make_pages
 from app.features.gateway.queries import Following, Standing
 from app.features.updates.frames import render_update
+from app.features.updates.log import Head
 from app.kernel.announcements import Announcement
 from app.kernel.ids import ChatId, MessageId, UserId
 from app.kernel.scopes import Scope, ScopeKind, chat_scope, user_scope
@@ -53,6 +54,8 @@ class Log:
         self.epoch = "epoch-1"
         self.rows: dict[Scope, list[LoggedUpdate]] = {}
         self.pruned: dict[Scope, int] = {}
+        # Memberships that ended without an update in the scope.
+        self.removals: dict[Scope, int] = {}
         self.chats: dict[ChatId, Chat] = {}
         self.stays: dict[Pair, list[Stay]] = {}
         self._announced: list[Announcement] = []
@@ -127,10 +130,17 @@ class Log:
     def dismiss(self, chat: Chat, user_id: UserId) -> None:
         scope = chat_scope(chat.id)
         stay = self.stays[user_id, chat.id][-1]
+        ended = None
         if chat.kind is Kind.GROUP:
             self._append(scope, "members_changed", chat.id, left=[user_id])
+        else:
+            self.removals[scope] = self.removals.get(scope, 0) + 1
+            ended = (chat.id, self.removals[scope])
         stay.last_seq = self.head(scope)
-        self._remove(chat, user_id, "left")
+        if chat.kind is Kind.CHANNEL and self.head(scope) % 2:
+            # The number of members, where a minute has passed.
+            self._append(scope, "chat_updated", chat.id)
+        self._remove(chat, user_id, "left", ended)
         if chat.kind is Kind.GROUP:
             self._write(chat)
 
@@ -171,11 +181,16 @@ class Log:
             if stay is not None:
                 seq = self.head(chat_scope(chat_id))
                 first = MessageId(stay.first_visible_id)
-                found[user_id, chat_id] = Following(chat_id, seq, stay.joined_seq, first)
+                removals = self.removals.get(chat_scope(chat_id), 0)
+                found[user_id, chat_id] = Following(chat_id, seq, stay.joined_seq, first, removals)
         return found
 
-    def read_seqs(self, scopes: Iterable[Scope]) -> dict[Scope, int]:
-        return {scope: self.head(scope) for scope in scopes if scope in self.rows}
+    def read_heads(self, scopes: Iterable[Scope]) -> dict[Scope, Head]:
+        return {
+            scope: Head(self.head(scope), self.removals.get(scope, 0))
+            for scope in scopes
+            if scope in self.rows
+        }
 
     def read_rows(self, ranges: Mapping[Scope, tuple[int, int]], limit: int) -> list[LoggedUpdate]:
         rows: list[LoggedUpdate] = []
@@ -224,10 +239,13 @@ class Log:
             scope, "new_message", message_id, data={"content": content}, has_frame=is_filled
         )
 
-    def _remove(self, chat: Chat, user_id: UserId, reason: str) -> None:
+    def _remove(
+        self, chat: Chat, user_id: UserId, reason: str, ended: tuple[ChatId, int] | None = None
+    ) -> None:
         content = {"seq": self.head(chat_scope(chat.id)), "reason": reason}
         scope = user_scope(user_id)
-        self._append(scope, "chat_removed", chat.id, data={"content": content}, has_frame=True)
+        data = {"content": content}
+        self._append(scope, "chat_removed", chat.id, data=data, has_frame=True, ended=ended)
 
     def _append(
         self,
@@ -239,8 +257,11 @@ class Log:
         has_frame: bool = False,
         joined: Sequence[UserId] = (),
         left: Sequence[UserId] = (),
+        ended: tuple[ChatId, int] | None = None,
     ) -> None:
         references: dict[str, object] = dict(data or {})
+        if ended is not None:
+            references["_ended"] = ended
         if update_type == "message_edited":
             references["content"] = {"text": f"edited {subject_id}"}
         references |= {"_joined": list(joined), "_left": list(left)}
@@ -248,7 +269,10 @@ class Log:
         row = LoggedUpdate(scope, seq, update_type, subject_id, references, _THEN)
         self.rows[scope].append(row)
         frame = render_update(update_type, scope, seq, self._fill(row)) if has_frame else None
-        self._announced.append(Announcement(scope, seq, frame, tuple(joined), tuple(left)))
+        removals = self.removals.get(scope, 0)
+        self._announced.append(
+            Announcement(scope, seq, frame, tuple(joined), tuple(left), removals, ended)
+        )
 
 
 def is_of_chat(scope: Scope) -> bool:

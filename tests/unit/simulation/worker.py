@@ -353,15 +353,14 @@ class Worker:
             return
 
         def done(answer: Any) -> None:
-            pages, members = answer
-            self.fanout.fill(gaps, pages, set(members))
+            self.fanout.fill(gaps, answer)
             self.fill()
 
         def failed() -> None:
             self.fanout.skip(gaps.ranges)
             self.later(_RETRY_SECONDS, self.fill)
 
-        self.read(self.database.read_pages(gaps.ranges, 1000, sorted(gaps.pairs)), done, failed)
+        self.read(self.database.read_gaps(gaps, self.fanout.find_suspects), done, failed)
 
     def on_wanted(self) -> None:
         if not self._is_following:
@@ -394,12 +393,12 @@ class Worker:
             if self._checks == number:
                 self.check()
 
-        def done(seqs: Any) -> None:
-            self.fanout.stand(seqs)
+        def done(heads: Any) -> None:
+            self.fanout.stand(heads)
             self.later(SAFETY_SECONDS, again)
 
         scopes = list(self.fanout.watched)
-        self.read(self.database.read_seqs(scopes), done, lambda: self.later(SAFETY_SECONDS, again))
+        self.read(self.database.read_heads(scopes), done, lambda: self.later(SAFETY_SECONDS, again))
 
     def watch_epoch(self) -> None:
         def look() -> None:
