@@ -200,6 +200,12 @@ class Fanout:
             if connection.chat_id == scope.id:
                 connection.close(CloseCode.NOT_ALLOWED)
 
+    def expel(self, connection: Connection, scope: Scope) -> None:
+        """It was read that the user is not in the chat, before an update told: it may never do so."""
+        if scope in connection.scopes and connection.chat_id is None:
+            connection.send(render_reset(scope.wire, 0))
+        self.drop(connection, scope)
+
     def forget(self, connection: Connection) -> None:
         """The socket has closed."""
         self.hub.remove(connection)
@@ -255,7 +261,7 @@ class Fanout:
             for connection in list(self.hub.followers(scope)):
                 connection.close(CloseCode.SERVICE_RESTART)
             return
-        frame = render_frame("scope_reset", {"scope": scope.wire, "seq": seq})
+        frame = render_reset(scope.wire, seq)
         for connection, after in list(self.hub.followers(scope).items()):
             if after < seq:
                 connection.send(frame)
@@ -350,7 +356,7 @@ class Fanout:
             elif is_older or number <= gaps.ranges[scope][0]:
                 following = filled.found.get(pair)
                 if following is None or following.joined_seq > number:
-                    self.drop(connection, scope)
+                    self.expel(connection, scope)
         feed.check(checked)
 
     def skip(self, scopes: Iterable[Scope]) -> None:
@@ -427,6 +433,11 @@ def _decode(payload: bytes) -> Announcement:
             return replace(announcement, removals=revision)
         case _:
             return announcement
+
+
+def render_reset(wire_scope: str, seq: int) -> OutFrame:
+    """Read the scope again over HTTP; 0: there is none for you."""
+    return render_frame("scope_reset", {"scope": wire_scope, "seq": seq})
 
 
 def _ignore(update: Announcement) -> None:

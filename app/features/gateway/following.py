@@ -31,10 +31,10 @@ from app.kernel.ids import ChatId, UserId
 from app.kernel.scopes import Scope, ScopeKind, chat_scope
 from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
-from app.transport.websocket.hub import HELD
+from app.transport.websocket.hub import HELD, Hold
 
-# Socket and chat -> the number from which its client follows.
-Wanted = dict[tuple[Connection, ChatId], int]
+# Socket and chat -> the number from which its client follows, and what is held for it meanwhile.
+Wanted = dict[tuple[Connection, ChatId], tuple[int, Hold]]
 
 
 class Follower:
@@ -69,8 +69,13 @@ class Follower:
 
     def apply_held(self, connection: Connection, update: Announcement) -> None:
         """The socket gets this update of its user's scope only now, after it was held back for it."""
-        if _type_of(update) == "chat_created":
-            self._begin(update, [connection])
+        match _type_of(update):
+            case "chat_created":
+                self._begin(update, [connection])
+            case "chat_deleted":
+                self._fanout.drop(connection, update.scope)
+            case _:
+                pass
 
     def take_wanted(self) -> Wanted:
         """Sockets to bring into chats, as soon as it is read which of these memberships (still) exist."""
@@ -88,12 +93,14 @@ class Follower:
             # It is no more: its tombstone.
             return
         chat_id, seq = ChatId(chat["id"]), cast("int", chat["seq"])
+        scope = chat_scope(chat_id)
         for connection in connections:
             # A private chat that comes back to the list was followed all the time.
-            if connection.chat_id is None and chat_scope(chat_id) not in connection.scopes:
-                self._fanout.watch(chat_scope(chat_id))
-                self._fanout.hub.hold(connection, chat_scope(chat_id))
-                self._wanted[connection, chat_id] = seq
+            is_back = chat["type"] == "private" and scope in connection.scopes
+            if connection.chat_id is None and not is_back:
+                self._fanout.watch(scope)
+                # Whatever is still to be done for an earlier membership is void.
+                self._wanted[connection, chat_id] = seq, self._fanout.hub.hold(connection, scope)
                 self.on_wanted()
 
     def _remove(self, update: Announcement) -> None:
@@ -125,18 +132,18 @@ class Follower:
 
     def follow(self, wanted: Wanted, found: Mapping[tuple[UserId, ChatId], Following]) -> None:
         """What was read for `take_wanted`."""
-        for (connection, chat_id), seq in wanted.items():
+        for (connection, chat_id), (seq, hold) in wanted.items():
             scope = chat_scope(chat_id)
-            if not self._fanout.hub.is_held(connection, scope):
+            if self._fanout.hub.find_hold(connection, scope) is not hold:
                 continue
             following = found.get((connection.user_id, chat_id))
-            if following is None:
-                self._fanout.drop(connection, scope)
+            if following is None or following.joined_seq > seq:
+                # It has ended; if they came in again, that is told by another update.
+                self._fanout.expel(connection, scope)
                 continue
-            after = max(seq, following.joined_seq)
-            self._fanout.admit(connection, following, after)
-            if after < following.seq or not self._replayer.settle(connection, scope, after):
-                span = Range(after, following.seq, after)
+            self._fanout.admit(connection, following, seq)
+            if seq < following.seq or not self._replayer.settle(connection, scope, seq):
+                span = Range(seq, following.seq, seq, hold)
                 self._replayer.start(connection, {scope: span})
 
 
