@@ -218,9 +218,13 @@ class CatchUp:
         chats = ReadFollowings(connection.user_id, tuple(ranges))
         if chats.pairs:
             followings: Followings = yield chats
-            for scope in _find_late(connection, ranges, followings):
-                span = ranges[scope]
-                refused[scope.wire] = span.upto
+            refused |= _find_late(connection, ranges, followings)
+        for scope, span in list(ranges.items()):
+            if self._hub.find_hold(connection, scope) is not span.hold:
+                # Left meanwhile, and perhaps joined again: another update tells.
+                del ranges[scope]
+                refused.pop(scope.wire, None)
+            elif scope.wire in refused:
                 span.after = span.upto
         for wire, seq in refused.items():
             connection.send(render_reset(wire, seq))
@@ -280,13 +284,13 @@ class CatchUp:
 
 def _find_late(
     connection: Connection, ranges: Mapping[Scope, Range], followings: Followings
-) -> list[Scope]:
-    """Chats of which the client claims numbers from before its user's joining."""
-    return [
-        scope
+) -> dict[str, int]:
+    """Chats of which the client claims numbers from before its user's joining, with their own numbers."""
+    return {
+        scope.wire: span.upto
         for scope, span in ranges.items()
         if scope.kind is ScopeKind.CHAT
         and (it := followings.get((connection.user_id, ChatId(scope.id)))) is not None
         # Of one who came in since `hello`, another update tells.
         and span.after < it.joined_seq <= span.floor
-    ]
+    }

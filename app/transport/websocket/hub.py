@@ -29,22 +29,20 @@ class Hold:
     sees nothing behind this one.
     """
 
-    __slots__ = ("floor", "frames", "has_overflowed", "left_at", "size")
+    __slots__ = ("floor", "frames", "left_at", "size")
 
     def __init__(self, floor: int | None) -> None:
         self.floor = floor
         self.frames: list[tuple[int, OutFrame]] = []
         self.size = 0
-        self.has_overflowed = False
         self.left_at: int | None = None
 
     def begin(self, floor: int) -> None:
         """Its number was read. An end that was heard of meanwhile may be that of an earlier membership."""
         self.floor = floor
         if self.left_at is not None and self.left_at <= floor:
+            # What came behind that end was not kept: it will be read again.
             self.left_at = None
-            # What came behind that end was not kept.
-            self.has_overflowed = True
 
 
 class Holds:
@@ -70,7 +68,6 @@ class Holds:
             self._size -= hold.size
             hold.frames.clear()
             hold.size = 0
-            hold.has_overflowed = True
 
     def drop(self, scope: Scope) -> None:
         hold = self.of.pop(scope, None)
@@ -195,8 +192,7 @@ class Hub:
         joins = pending[0][0] == upto + 1 if pending else last is None or last <= upto
         # An end that the client is already beyond is that of an earlier membership.
         ends = hold.left_at is not None and hold.left_at > upto
-        if not joins and (hold.has_overflowed or not ends):
-            hold.has_overflowed = False
+        if not joins:
             hold.left_at = hold.left_at if ends else None
             return False
         for _, frame in pending:
