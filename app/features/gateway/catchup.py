@@ -19,16 +19,16 @@ from app.features.gateway.course import (
     ReadFollowings,
     ReadStanding,
 )
-from app.features.gateway.fanout import Fanout, Later
+from app.features.gateway.fanout import Fanout, Later, render_reset
 from app.features.gateway.queries import Standing
-from app.features.gateway.replay import Range, Replayer, render_reset
+from app.features.gateway.replay import Range, Replayer
 from app.kernel.clock import Clock, format_time
 from app.kernel.ids import ChatId
 from app.kernel.scopes import Scope, ScopeKind, chat_scope, parse_wire_scope, user_scope
 from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
 from app.transport.websocket.frames import RequestId
-from app.transport.websocket.hub import SILENT
+from app.transport.websocket.hub import SILENT, Hold
 from app.transport.websocket.outgoing import render_frame
 
 _SCOPES_A_HELLO = 1000
@@ -37,14 +37,14 @@ _GRACE_SECONDS = 0.5
 
 @dataclass(slots=True)
 class _Grace:
-    """Between `hello` and what the client makes of it. Numbers are those of `hello`.
+    """Between `hello` and what the client makes of it: what is held back, with the numbers of `hello`.
 
     `names`: what the client has asked to be resumed so far; of these `named` wait for their replay.
     `is_over`: nothing more is waited for.
     """
 
-    waiting: dict[Scope, int] = field(default_factory=dict[Scope, int])
-    named: dict[Scope, int] = field(default_factory=dict[Scope, int])
+    waiting: dict[Scope, Hold] = field(default_factory=dict[Scope, Hold])
+    named: dict[Scope, Hold] = field(default_factory=dict[Scope, Hold])
     names: set[str] = field(default_factory=set[str])
     is_over: bool = False
 
@@ -92,13 +92,13 @@ class CatchUp:
                 break
         if connection.close_code is not None:
             return
-        self._begin(connection, standing)
         state = {chat_scope(chat_id): it.seq for chat_id, it in standing.chats.items()}
         if connection.chat_id is None:
             state = {own: standing.user_seq, **state}
+        held = self._begin(connection, standing, state)
         yield from self._say_hello(connection, state)
         connection.is_ready = True
-        grace.waiting = state
+        grace.waiting = held
         self.keep(connection, ())
         self._later(_GRACE_SECONDS, partial(self._end_grace, connection))
 
@@ -112,15 +112,24 @@ class CatchUp:
         for scope in followed - wanted:
             self._hub.unfollow(connection, scope)
         for scope in wanted - followed:
-            self._fanout.hold(connection, scope)
+            self._fanout.watch(scope)
+            self._hub.hold(connection, scope)
         if connection.chat_id is not None and not wanted:
             connection.close(CloseCode.NOT_ALLOWED)
         return wanted <= followed
 
-    def _begin(self, connection: Connection, standing: Standing) -> None:
-        self._fanout.begin(user_scope(connection.user_id), standing.user_seq)
+    def _begin(
+        self, connection: Connection, standing: Standing, state: Mapping[Scope, int]
+    ) -> dict[Scope, Hold]:
+        """Follow from these numbers on; what is held back meanwhile."""
+        own = user_scope(connection.user_id)
+        self._fanout.begin(own, standing.user_seq)
+        if own in state:
+            self._hub.begin(connection, own, standing.user_seq)
         for following in standing.chats.values():
             self._fanout.admit(connection, following, following.seq)
+        held = {scope: self._hub.find_hold(connection, scope) for scope in state}
+        return {scope: hold for scope, hold in held.items() if hold is not None}
 
     def _say_hello(self, connection: Connection, state: dict[Scope, int]) -> Course:
         remaining = iter(state.items())
@@ -169,12 +178,12 @@ class CatchUp:
         if grace is None:
             return
         waiting, grace.waiting = grace.waiting, {}
-        behind = {
-            scope: Range(seq, seq, seq)
-            for scope, seq in waiting.items()
-            if self._hub.is_held(connection, scope)
-            and not self._replayer.settle(connection, scope, seq)
-        }
+        behind: dict[Scope, Range] = {}
+        for scope, hold in waiting.items():
+            seq = hold.floor or 0
+            is_held = self._hub.find_hold(connection, scope) is hold
+            if is_held and not self._replayer.settle(connection, scope, seq):
+                behind[scope] = Range(seq, seq, seq, hold)
         if behind:
             self._replayer.start(connection, behind)
         self._forget_grace(connection, grace)
@@ -209,9 +218,13 @@ class CatchUp:
         chats = ReadFollowings(connection.user_id, tuple(ranges))
         if chats.pairs:
             followings: Followings = yield chats
-            for scope in _find_late(connection, ranges, followings):
-                span = ranges[scope]
-                refused[scope.wire] = span.upto
+            refused |= _find_late(connection, ranges, followings)
+        for scope, span in list(ranges.items()):
+            if self._hub.find_hold(connection, scope) is not span.hold:
+                # Left meanwhile, and perhaps joined again: another update tells.
+                del ranges[scope]
+                refused.pop(scope.wire, None)
+            elif scope.wire in refused:
                 span.after = span.upto
         for wire, seq in refused.items():
             connection.send(render_reset(wire, seq))
@@ -243,41 +256,41 @@ class CatchUp:
 
     def _is_being_brought_up(self, connection: Connection, scope: Scope) -> bool:
         """A chat that was joined a moment ago: its replay is under way already."""
-        if not self._hub.is_held(connection, scope):
-            return False
+        hold = self._hub.find_hold(connection, scope)
         grace = self._graces.get(connection)
-        return grace is None or scope not in grace.named
+        return hold is not None and (grace is None or grace.named.get(scope) is not hold)
 
     def _hold_scope(self, connection: Connection, scope: Scope) -> Range | None:
         """Nothing to replay yet; None: the socket does not follow the scope."""
-        floor = self._take(connection, scope)
-        if floor is not None:
-            return Range(floor, floor, floor)
+        hold = self._take(connection, scope)
+        if hold is not None:
+            floor = hold.floor or 0
+            return Range(floor, floor, floor, hold)
         floor = self._hub.followers(scope).get(connection)
         if floor is None or floor == SILENT:
             return None
         live = max(floor, self._fanout.last(scope) or 0)
-        self._hub.hold(connection, scope, floor)
-        return Range(floor, floor, live)
+        return Range(floor, floor, live, self._hub.hold(connection, scope, floor))
 
-    def _take(self, connection: Connection, scope: Scope) -> int | None:
-        """The number that `hello` gave for a scope that is still held for a `resume`."""
+    def _take(self, connection: Connection, scope: Scope) -> Hold | None:
+        """What is still held for a `resume` since `hello`."""
         grace = self._graces.get(connection)
         if grace is None:
             return None
-        floor = grace.named.pop(scope, None)
+        hold = grace.named.pop(scope, None)
         self._forget_grace(connection, grace)
-        return floor
+        return hold if self._hub.find_hold(connection, scope) is hold else None
 
 
 def _find_late(
     connection: Connection, ranges: Mapping[Scope, Range], followings: Followings
-) -> list[Scope]:
-    """Chats of which the client claims numbers from before its user's joining."""
-    return [
-        scope
+) -> dict[str, int]:
+    """Chats of which the client claims numbers from before its user's joining, with their own numbers."""
+    return {
+        scope.wire: span.upto
         for scope, span in ranges.items()
         if scope.kind is ScopeKind.CHAT
         and (it := followings.get((connection.user_id, ChatId(scope.id)))) is not None
-        and span.after < it.joined_seq
-    ]
+        # Of one who came in since `hello`, another update tells.
+        and span.after < it.joined_seq <= span.floor
+    }

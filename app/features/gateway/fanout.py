@@ -38,8 +38,6 @@ TOPIC = "updates"
 # Another worker's publish is usually this late at most; then the log is read.
 PATIENCE_SECONDS = 0.02
 _SCOPES_A_FILL = 100
-# In place of a revision: above every one.
-_UNREAD = 2**60
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +88,7 @@ class Fanout:
         self._feeds: dict[Scope, Feed] = {}
         # Sockets of chats with hidden history -> the first message they may see.
         self._newcomers: dict[Scope, dict[Connection, MessageId]] = {}
-        # Sockets -> the removal revision at which their memberships were read (absent: 0, or none at all).
+        # Sockets -> the removal revision at which their memberships were read (absent: 0).
         self._revisions: dict[Scope, dict[Connection, int]] = {}
         # Announced here without content: to be published once the log has filled them in.
         self._unpublished: dict[Scope, set[int]] = {}
@@ -133,15 +131,6 @@ class Fanout:
         if scope not in self._feeds:
             self._feeds[scope] = Feed()
 
-    def hold(self, connection: Connection, scope: Scope, floor: int | None = None) -> None:
-        """The socket is to follow this chat, from `floor` on if it was told that, once it was read whether.
-
-        Until `admit` nobody judges its membership but that read.
-        """
-        self.watch(scope)
-        self.hub.hold(connection, scope, floor)
-        self._revisions.setdefault(scope, {})[connection] = _UNREAD
-
     def begin(self, scope: Scope, seq: int, revision: int = 0) -> None:
         """The log was read at `seq`, and at this removal revision, after `watch`."""
         feed = self._feeds.get(scope)
@@ -155,7 +144,6 @@ class Fanout:
             return
         self.hub.begin(connection, scope, number)
         self.hide_before(connection, scope, following.first_visible_id)
-        self._revisions.get(scope, {}).pop(connection, None)
         if following.removals:
             self._revisions.setdefault(scope, {})[connection] = following.removals
         self.begin(scope, following.seq, following.removals)
@@ -167,16 +155,19 @@ class Fanout:
         """The user was put out of the chat by the removal with this revision."""
         scope = chat_scope(chat_id)
         for connection in list(self.hub.of_user(user_id)):
-            follows = connection in self.hub.followers(scope)
-            if follows and self._read_at(connection, scope) < revision:
+            if connection in self.hub.followers(scope) and self._is_older(
+                connection, scope, revision
+            ):
                 self.drop(connection, scope)
         feed = self._feeds.get(scope)
         if feed is not None:
             self._take(scope, feed.end(revision))
 
-    def _read_at(self, connection: Connection, scope: Scope) -> int:
-        """The revision at which it was read that the socket's user is in the chat."""
-        return self._revisions.get(scope, {}).get(connection, 0)
+    def _is_older(self, connection: Connection, scope: Scope, revision: int) -> bool:
+        """Whether the socket's membership was read before this removal; not if it has yet to be read."""
+        if self.hub.number(connection, scope) is None:
+            return False
+        return self._revisions.get(scope, {}).get(connection, 0) < revision
 
     def last(self, scope: Scope) -> int | None:
         """The number that was handed out last."""
@@ -208,6 +199,12 @@ class Fanout:
             self.hub.unfollow(connection, scope)
             if connection.chat_id == scope.id:
                 connection.close(CloseCode.NOT_ALLOWED)
+
+    def expel(self, connection: Connection, scope: Scope) -> None:
+        """It was read that the user is not in the chat, before an update told: it may never do so."""
+        if scope in connection.scopes and connection.chat_id is None:
+            connection.send(render_reset(scope.wire, 0))
+        self.drop(connection, scope)
 
     def forget(self, connection: Connection) -> None:
         """The socket has closed."""
@@ -264,7 +261,7 @@ class Fanout:
             for connection in list(self.hub.followers(scope)):
                 connection.close(CloseCode.SERVICE_RESTART)
             return
-        frame = render_frame("scope_reset", {"scope": scope.wire, "seq": seq})
+        frame = render_reset(scope.wire, seq)
         for connection, after in list(self.hub.followers(scope).items()):
             if after < seq:
                 connection.send(frame)
@@ -319,7 +316,7 @@ class Fanout:
                 suspects.update(
                     (connection.user_id, ChatId(scope.id))
                     for connection in self.hub.followers(scope)
-                    if self._read_at(connection, scope) != _UNREAD
+                    if self.hub.number(connection, scope) is not None
                 )
         return suspects
 
@@ -348,17 +345,18 @@ class Fanout:
             return
         checked = revision
         for connection in list(self.hub.followers(scope)):
-            read_at = self._read_at(connection, scope)
+            number = self.hub.number(connection, scope)
             pair = (connection.user_id, chat_id)
-            if pair not in filled.suspects:
-                # It came meanwhile: what was read before a removal is checked up to that.
-                checked = min(checked, read_at)
+            is_older = self._is_older(connection, scope, revision)
+            if number is None or not (is_older or is_torn):
                 continue
-            number = self.hub.number(connection, scope) or 0
-            is_concerned = read_at < revision or (is_torn and number <= gaps.ranges[scope][0])
-            following = filled.found.get(pair)
-            if is_concerned and (following is None or following.joined_seq > number):
-                self.drop(connection, scope)
+            if pair not in filled.suspects:
+                # Came meanwhile: what was read before a removal is checked up to that.
+                checked = min(checked, self._revisions.get(scope, {}).get(connection, 0))
+            elif is_older or number <= gaps.ranges[scope][0]:
+                following = filled.found.get(pair)
+                if following is None or following.joined_seq > number:
+                    self.expel(connection, scope)
         feed.check(checked)
 
     def skip(self, scopes: Iterable[Scope]) -> None:
@@ -435,6 +433,11 @@ def _decode(payload: bytes) -> Announcement:
             return replace(announcement, removals=revision)
         case _:
             return announcement
+
+
+def render_reset(wire_scope: str, seq: int) -> OutFrame:
+    """Read the scope again over HTTP; 0: there is none for you."""
+    return render_frame("scope_reset", {"scope": wire_scope, "seq": seq})
 
 
 def _ignore(update: Announcement) -> None:

@@ -31,10 +31,10 @@ from app.kernel.ids import ChatId, UserId
 from app.kernel.scopes import Scope, ScopeKind, chat_scope
 from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
-from app.transport.websocket.hub import HELD
+from app.transport.websocket.hub import HELD, Hold
 
-# Socket and chat -> the number from which its client follows.
-Wanted = dict[tuple[Connection, ChatId], int]
+# Socket and chat -> the number from which its client follows, and what is held for it meanwhile.
+Wanted = dict[tuple[Connection, ChatId], tuple[int, Hold]]
 
 
 class Follower:
@@ -68,14 +68,12 @@ class Follower:
                 pass
 
     def apply_held(self, connection: Connection, update: Announcement) -> None:
-        """The socket gets this update only now, after it was held back for it, or read for it alone."""
-        if update.scope.kind is not ScopeKind.USER:
-            return
+        """The socket gets this update of its user's scope only now, after it was held back for it."""
         match _type_of(update):
             case "chat_created":
                 self._begin(update, [connection])
-            case "chat_removed":
-                self._remove_from(connection, update)
+            case "chat_deleted":
+                self._fanout.drop(connection, update.scope)
             case _:
                 pass
 
@@ -95,11 +93,14 @@ class Follower:
             # It is no more: its tombstone.
             return
         chat_id, seq = ChatId(chat["id"]), cast("int", chat["seq"])
+        scope = chat_scope(chat_id)
         for connection in connections:
             # A private chat that comes back to the list was followed all the time.
-            if connection.chat_id is None and chat_scope(chat_id) not in connection.scopes:
-                self._fanout.hold(connection, chat_scope(chat_id), seq)
-                self._wanted[connection, chat_id] = seq
+            is_back = chat["type"] == "private" and scope in connection.scopes
+            if connection.chat_id is None and not is_back:
+                self._fanout.watch(scope)
+                # Whatever is still to be done for an earlier membership is void.
+                self._wanted[connection, chat_id] = seq, self._fanout.hub.hold(connection, scope)
                 self.on_wanted()
 
     def _remove(self, update: Announcement) -> None:
@@ -107,21 +108,21 @@ class Follower:
         user_id = UserId(update.scope.id)
         if update.ended is not None:
             self._fanout.end_membership(user_id, *update.ended)
-        for connection in list(self._fanout.hub.of_user(user_id)):
-            self._remove_from(connection, update)
-
-    def _remove_from(self, connection: Connection, update: Announcement) -> None:
+            return
         data = _data_of(update)
-        hub, scope = self._fanout.hub, chat_scope(ChatId(data["chat_id"]))
-        if data["reason"] == "deleted" or connection not in hub.followers(scope):
+        if data["reason"] == "deleted":
             # A private chat that somebody took off their list: the next message brings it back.
             return
-        number = hub.number(connection, scope)
-        # Whoever follows from there or above has come in again; in a channel the revision tells that.
-        # Where the chats of a new socket have yet to be read, they are read again.
-        if number is None or (update.ended is None and number < data["seq"]):
-            self._wanted.pop((connection, ChatId(scope.id)), None)
-            self._fanout.drop(connection, scope)
+        hub, scope = self._fanout.hub, chat_scope(ChatId(data["chat_id"]))
+        heard_from = hub.followers(update.scope)
+        for connection in list(hub.of_user(user_id)):
+            after = hub.followers(scope).get(connection)
+            if after is None or after == HELD:
+                # What is held ends at the update with `left`, or with what is being read.
+                continue
+            # Above the number of the removal they have rejoined, unless it is news to this socket.
+            if after < data["seq"] or heard_from.get(connection, HELD) < update.seq:
+                self._fanout.drop(connection, scope)
 
     def _end(self, scope: Scope) -> None:
         """The chat is gone. Who is held gets that very update later; nothing comes behind it."""
@@ -131,18 +132,18 @@ class Follower:
 
     def follow(self, wanted: Wanted, found: Mapping[tuple[UserId, ChatId], Following]) -> None:
         """What was read for `take_wanted`."""
-        for (connection, chat_id), seq in wanted.items():
+        for (connection, chat_id), (seq, hold) in wanted.items():
             scope = chat_scope(chat_id)
-            if not self._fanout.hub.is_held(connection, scope):
+            if self._fanout.hub.find_hold(connection, scope) is not hold:
                 continue
             following = found.get((connection.user_id, chat_id))
-            if following is None:
-                self._fanout.drop(connection, scope)
+            if following is None or following.joined_seq > seq:
+                # It has ended; if they came in again, that is told by another update.
+                self._fanout.expel(connection, scope)
                 continue
-            after = max(seq, following.joined_seq)
-            self._fanout.admit(connection, following, after)
-            if after < following.seq or not self._replayer.settle(connection, scope, after):
-                span = Range(after, following.seq, after)
+            self._fanout.admit(connection, following, seq)
+            if seq < following.seq or not self._replayer.settle(connection, scope, seq):
+                span = Range(seq, following.seq, seq, hold)
                 self._replayer.start(connection, {scope: span})
 
 

@@ -15,14 +15,14 @@ from app.features.gateway.course import (
     ReadFollowings,
     ReadPages,
 )
-from app.features.gateway.fanout import Fanout
+from app.features.gateway.fanout import Fanout, render_reset
 from app.features.gateway.logbook import Pages
 from app.kernel.announcements import Announcement
 from app.kernel.ids import ChatId
 from app.kernel.scopes import Scope, ScopeKind
 from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
-from app.transport.websocket.outgoing import OutFrame, render_frame
+from app.transport.websocket.hub import Hold
 
 _SCOPES_A_PAGE = 100
 _ROWS_A_PAGE = 500
@@ -36,12 +36,14 @@ _TO_THE_END = 2**53
 class Range:
     """Replay what is above `after` up to `upto`; up to `live` was sent already, as it happened.
 
+    `hold`: what is held back meanwhile; where it is gone, so is the membership that was to be replayed.
     `floor`: the number that the client was told it follows from.
     """
 
     after: int
     upto: int
     live: int
+    hold: Hold
     floor: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,14 +108,7 @@ class Replayer:
             )
             sent = 0
             for scope, updates in pages.updates.items():
-                following = followings.get((connection.user_id, ChatId(scope.id)))
-                if scope.kind is ScopeKind.CHAT and (
-                    following is None or following.joined_seq > chunk[scope].after
-                ):
-                    # The end of the membership is on its way to the socket, and where the user has come
-                    # in again the beginning of the next one.
-                    self._fanout.drop(connection, scope)
-                else:
+                if self._is_member(connection, scope, chunk[scope], followings):
                     sent += self._send(connection, scope, chunk[scope], updates, known[scope])
                 if not connection.has_room():
                     break
@@ -122,9 +117,27 @@ class Replayer:
                 limit = max(_MIN_ROWS_A_PAGE, sent)
             yield AwaitRoom()
 
+    def _is_held(self, connection: Connection, scope: Scope, span: Range) -> bool:
+        return self._fanout.hub.find_hold(connection, scope) is span.hold
+
+    def _is_member(
+        self, connection: Connection, scope: Scope, span: Range, followings: Followings
+    ) -> bool:
+        """Whether what was read is of a membership that goes on; else nothing more is sent of it."""
+        if not self._is_held(connection, scope, span):
+            return False
+        if scope.kind is ScopeKind.USER:
+            return True
+        following = followings.get((connection.user_id, ChatId(scope.id)))
+        if following is not None and following.joined_seq <= span.floor:
+            return True
+        # If they came in again, that is told by another update.
+        self._fanout.expel(connection, scope)
+        return False
+
     def _settle_all(self, connection: Connection, todo: dict[Scope, Range]) -> None:
         for scope, span in list(todo.items()):
-            if not self._fanout.hub.is_held(connection, scope):
+            if not self._is_held(connection, scope, span):
                 del todo[scope]
             elif span.after >= span.upto:
                 span.after = max(span.after, span.live)
@@ -152,7 +165,7 @@ class Replayer:
             return 0
         sent = 0
         for update in updates:
-            if not self._fanout.hub.is_held(connection, scope) or not connection.has_room():
+            if not self._is_held(connection, scope, span) or not connection.has_room():
                 break
             connection.send(self._fanout.show(connection, update))
             sent += 1
@@ -165,6 +178,9 @@ class Replayer:
         return sent
 
     def _reset(self, connection: Connection, scope: Scope, span: Range, known: int) -> None:
+        if span.reads_on and scope.kind is ScopeKind.USER:
+            # It may have told of new chats: a new socket follows them all.
+            connection.close(CloseCode.SERVICE_RESTART)
         seq = max(span.after, known) if span.reads_on else span.upto
         connection.send(render_reset(scope.wire, seq))
         span.after = span.upto = seq
@@ -174,11 +190,6 @@ def _first_of_one_kind(todo: Mapping[Scope, Range]) -> dict[Scope, Range]:
     first = next(iter(todo), None)
     same = (item for item in todo.items() if first is not None and item[0].kind is first.kind)
     return dict(islice(same, _SCOPES_A_PAGE))
-
-
-def render_reset(wire_scope: str, seq: int) -> OutFrame:
-    """Read the scope again over HTTP; 0: there is none for you."""
-    return render_frame("scope_reset", {"scope": wire_scope, "seq": seq})
 
 
 def _ignore(connection: Connection, update: Announcement) -> None:

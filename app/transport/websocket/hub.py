@@ -133,8 +133,8 @@ class Hub:
         after = self._followers[scope][connection]
         return self._holds[connection].of[scope].floor if after == HELD else after
 
-    def hold(self, connection: Connection, scope: Scope, floor: int | None = None) -> None:
-        """Keep live updates back until `settle`; those already kept stay.
+    def hold(self, connection: Connection, scope: Scope, floor: int | None = None) -> Hold:
+        """Keep live updates back until `settle`. What was held until now, whoever did so, is void.
 
         Args:
             connection: of the socket.
@@ -145,23 +145,25 @@ class Hub:
         holds = self._holds.get(connection)
         if holds is None:
             holds = self._holds[connection] = Holds(connection.queue_bytes // _HELD_SHARE)
-        kept = holds.of.get(scope)
-        if kept is None or kept.left_at is not None:
-            holds.drop(scope)
-            holds.of[scope] = Hold(floor)
+        holds.drop(scope)
+        hold = holds.of[scope] = Hold(floor)
+        return hold
 
     def begin(self, connection: Connection, scope: Scope, floor: int) -> None:
         """It was read that the socket, which is held, follows the scope from this number on."""
         self._holds[connection].of[scope].begin(floor)
 
     def is_held(self, connection: Connection, scope: Scope) -> bool:
+        return self.find_hold(connection, scope) is not None
+
+    def find_hold(self, connection: Connection, scope: Scope) -> Hold | None:
+        """The present one. Whoever waited meanwhile compares: another membership has another."""
         holds = self._holds.get(connection)
-        return holds is not None and scope in holds.of
+        return None if holds is None else holds.of.get(scope)
 
     def held(self, connection: Connection, scope: Scope) -> list[tuple[int, OutFrame]]:
         """What waits behind the replay, by number."""
-        holds = self._holds.get(connection)
-        hold = None if holds is None else holds.of.get(scope)
+        hold = self.find_hold(connection, scope)
         return list(hold.frames) if hold is not None else []
 
     def settle(
@@ -197,8 +199,9 @@ class Hub:
             connection.send(frame)
         self._drop_hold(connection, scope)
         # Where the log was read further than this worker has handed out, `floor` would let it in again.
-        is_ahead = floor is None or (last is not None and last < upto)
-        self._followers[scope][connection] = upto if is_ahead else floor
+        if floor is None or (last is not None and last < upto):
+            floor = upto
+        self._followers[scope][connection] = floor
         if ends:
             self.unfollow(connection, scope)
         return True

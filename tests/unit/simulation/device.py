@@ -165,6 +165,8 @@ class Device(Endpoint):
                     self._apply(action)
                 case SendFrame(frame):
                     self.schedule.note("say", self.name, frame)
+                    if frame["type"] == "resume":
+                        self.applied.asked = dict(frame["data"]["state"])
                     self.send(frame)
                 case FetchDifference(epoch, state):
                     self._fetch(self.sync, epoch, dict(state))

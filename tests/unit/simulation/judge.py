@@ -23,6 +23,8 @@ class Applied:
     user_id: UserId
     epoch: str | None = None
     cursors: dict[str, int] = field(default_factory=dict)
+    # What the last question to the server named.
+    asked: dict[str, int] = field(default_factory=dict)
     updates: int = 0
     resets: int = 0
 
@@ -93,7 +95,8 @@ class Judge:
         if cursor is not None:
             if seq < cursor:
                 raise Wrong(f"{wire} was reset from {cursor} back to {seq}")
-            if not self._is_reset_due(applied.user_id, scope, cursor):
+            asked = min(cursor, applied.asked.get(wire, cursor))
+            if not self._is_reset_due(applied.user_id, scope, asked):
                 raise Wrong(f"{applied.user_id}: {wire} was reset from {cursor} to {seq}")
         applied.cursors[wire] = seq
         applied.resets += 1

@@ -227,7 +227,11 @@ class Log:
         chat = self.chats[chat_id]
         if self.stay(user_id, chat_id) is None or user_id in chat.closed_by:
             return {"id": chat_id, "is_removed": True}
-        return {"id": chat_id, "type": chat.kind.name, "seq": self.head(chat_scope(chat_id))}
+        return {
+            "id": chat_id,
+            "type": chat.kind.name.lower(),
+            "seq": self.head(chat_scope(chat_id)),
+        }
 
     def _write(self, chat: Chat, *, is_filled: bool = True) -> None:
         scope = chat_scope(chat.id)
