@@ -100,7 +100,8 @@ class Follower:
             if connection.chat_id is None and not is_back:
                 self._fanout.watch(scope)
                 # Whatever is still to be done for an earlier membership is void.
-                self._wanted[connection, chat_id] = seq, self._fanout.hub.hold(connection, scope)
+                hold = self._fanout.hub.hold(connection, scope, is_new=True)
+                self._wanted[connection, chat_id] = seq, hold
                 self.on_wanted()
 
     def _remove(self, update: Announcement) -> None:
@@ -143,7 +144,7 @@ class Follower:
                 continue
             self._fanout.admit(connection, following, seq)
             if seq < following.seq or not self._replayer.settle(connection, scope, seq):
-                span = Range(seq, following.seq, seq, hold)
+                span = Range(seq, following.seq, hold)
                 self._replayer.start(connection, {scope: span})
 
 

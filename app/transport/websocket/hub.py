@@ -25,14 +25,17 @@ _NOTHING: Mapping[Connection, OutFrame] = {}
 class Hold:
     """Live updates of one scope that wait behind a replay, in order.
 
-    `floor`: the number from which the socket follows the scope; None until that was read. `left_at`: it
-    sees nothing behind this one.
+    `floor`: the number from which the socket follows the scope; None until that was read. `sent`: what is
+    above the floor was sent up to this one. `left_at`: it sees nothing behind this one. `is_new`: the user
+    came in while the socket was open, so that its client has missed nothing of this membership.
     """
 
-    __slots__ = ("floor", "frames", "left_at", "size")
+    __slots__ = ("floor", "frames", "is_new", "left_at", "sent", "size")
 
-    def __init__(self, floor: int | None) -> None:
+    def __init__(self, floor: int | None, *, is_new: bool) -> None:
         self.floor = floor
+        self.is_new = is_new
+        self.sent = 0
         self.frames: list[tuple[int, OutFrame]] = []
         self.size = 0
         self.left_at: int | None = None
@@ -133,20 +136,28 @@ class Hub:
         after = self._followers[scope][connection]
         return self._holds[connection].of[scope].floor if after == HELD else after
 
-    def hold(self, connection: Connection, scope: Scope, floor: int | None = None) -> Hold:
+    def hold(
+        self,
+        connection: Connection,
+        scope: Scope,
+        floor: int | None = None,
+        *,
+        is_new: bool = False,
+    ) -> Hold:
         """Keep live updates back until `settle`. What was held until now, whoever did so, is void.
 
         Args:
             connection: of the socket.
             scope: of the updates.
             floor: the number from which the socket followed it until now.
+            is_new: see `Hold`.
         """
         self.follow(connection, scope, HELD)
         holds = self._holds.get(connection)
         if holds is None:
             holds = self._holds[connection] = Holds(connection.queue_bytes // _HELD_SHARE)
         holds.drop(scope)
-        hold = holds.of[scope] = Hold(floor)
+        hold = holds.of[scope] = Hold(floor, is_new=is_new)
         return hold
 
     def begin(self, connection: Connection, scope: Scope, floor: int) -> None:
