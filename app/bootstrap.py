@@ -24,6 +24,7 @@ from app.infra.bus.redis import RedisBus
 from app.infra.cipher.blind_index import open_blind_index
 from app.infra.cipher.keyring import Keyring, open_keyring
 from app.infra.database.database import Database, open_database
+from app.infra.database.durability import require_durability
 from app.infra.database.errors import CONNECT_ERRORS
 from app.infra.database.migrate import migrate
 from app.infra.database.process_lock import ProcessLock, SecondProcessError
@@ -36,7 +37,7 @@ from app.infra.presence.redis import RedisPresence
 from app.infra.secrets import Secrets, load_secrets
 from app.infra.services import Services
 from app.infra.sms.choose import choose_sms
-from app.infra.supervisor import fail_supervisor, is_launched, watch_supervisor
+from app.infra.supervisor import fail_supervisor, is_launched, stop_server, watch_supervisor
 from app.infra.tokens.access import AccessTokens
 from app.kernel.clock import SystemClock
 from app.kernel.cursors import CursorCodec
@@ -228,7 +229,9 @@ async def run_server(app: FastAPI) -> AsyncGenerator[None]:
     settings: Settings = app.state.settings
     secrets = load_secrets(settings)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(ProcessLock(settings))
+        await stack.enter_async_context(ProcessLock(settings, on_lost=stop_server))
+        if settings.is_production:
+            await require_durability(settings)
         await migrate(settings)
         services = await open_services(settings, secrets, stack)
         app.state.services = services

@@ -8,6 +8,7 @@ from app.features.inbox.feature import FEATURE as INBOX
 from app.features.messages.feature import FEATURE as MESSAGES
 from app.features.presence.feature import FEATURE as PRESENCE
 from app.features.sessions.feature import FEATURE as SESSIONS
+from app.features.updates.feature import FEATURE as UPDATES
 from app.features.users.feature import FEATURE as USERS
 from app.transport.feature import Feature
 
@@ -21,4 +22,5 @@ FEATURES: tuple[Feature, ...] = (
     USERS,
     PRESENCE,
     SESSIONS,
+    UPDATES,
 )

@@ -362,6 +362,18 @@ class PeopleSettings(Group):
     )
 
 
+class UpdateSettings(Group):
+    """How far back devices catch up."""
+
+    retention_days: int = Field(
+        30,
+        alias="UPDATE_RETENTION_DAYS",
+        ge=1,
+        le=3650,
+        description="Days that updates are kept for devices that were away; later they read everything again.",
+    )
+
+
 class LogSettings(Group):
     """Where the log goes."""
 
@@ -400,6 +412,7 @@ class Settings:
     tokens: TokenSettings
     websocket: WebSocketSettings
     people: PeopleSettings
+    updates: UpdateSettings
     log: LogSettings
 
     @property
@@ -430,6 +443,7 @@ GROUPS: dict[str, type[Group]] = {
     "tokens": TokenSettings,
     "websocket": WebSocketSettings,
     "people": PeopleSettings,
+    "updates": UpdateSettings,
     "log": LogSettings,
 }
 

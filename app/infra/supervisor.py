@@ -31,9 +31,14 @@ def watch_supervisor() -> None:
 
     def stop() -> None:
         loop.remove_reader(parent.sentinel)
-        signal.raise_signal(signal.SIGTERM)
+        stop_server()
 
     loop.add_reader(parent.sentinel, stop)
+
+
+def stop_server() -> None:
+    """Stop this process gracefully, as an operator would."""
+    signal.raise_signal(signal.SIGTERM)
 
 
 def mark_launched() -> None:

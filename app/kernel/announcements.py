@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.kernel.ids import UserId
+from app.kernel.ids import ChatId, UserId
 from app.kernel.scopes import Scope
 
 
@@ -12,7 +12,9 @@ class Announcement:
 
     `frame` is the finished JSON frame, the same bytes for every reader, or None: then it is read
     and filled in from the log. `joined` follow the scope from this update on (it included),
-    `left` see nothing behind it.
+    `left` see nothing behind it. `removals` is the scope's removal revision: whoever hands the update
+    out must know of so many memberships that ended without an update in the scope. `ended` is such an end:
+    the chat that the user of this scope was put out of, and the revision that this has there.
     """
 
     scope: Scope
@@ -20,3 +22,5 @@ class Announcement:
     frame: bytes | None = None
     joined: tuple[UserId, ...] = ()
     left: tuple[UserId, ...] = ()
+    removals: int = 0
+    ended: tuple[ChatId, int] | None = None

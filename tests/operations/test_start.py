@@ -1,6 +1,8 @@
 """Every documented way to start, and every start that must be refused, with real processes."""
 
+import asyncio
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
 
@@ -161,6 +164,25 @@ def test_a_wrong_setting_stops_the_start_with_one_sentence(
     assert sentence in said
 
 
+def test_production_refuses_a_postgresql_that_may_lose_commits(
+    directory: Path, postgres_url: str
+) -> None:
+    """The cluster of the tests runs without fsync; development takes it."""
+    if "TEST_DATABASE_URL" in os.environ:
+        pytest.skip("the given PostgreSQL may be a durable one")
+    keys = {name: secrets.token_urlsafe(36) for name in ("SECRET_KEY", "MASTER_KEY", "INDEX_KEY")}
+    production = {
+        "ENVIRONMENT": "production",
+        "SMS_PROVIDER": "http",
+        "SMS_HTTP_URL": "http://127.0.0.1:9/",
+        "PBKDF2_ROUNDS": "600000",
+        "CODE_HASH_ROUNDS": "10",
+        **keys,
+    }
+    said = refusal(directory, on_postgresql(postgres_url) | production)
+    assert "DATABASE_URL: PostgreSQL runs with fsync=off, full_page_writes=off" in said
+
+
 def test_a_wrong_password_of_the_database_is_named_and_not_repeated(
     directory: Path, postgres_url: str
 ) -> None:
@@ -228,3 +250,28 @@ async def test_sigterm_closes_sockets_with_1012_and_ends_with_status_zero(direct
         os.kill(server.pid, signal.SIGTERM)
         await socket.expect_close(1012)
     assert server.wait_for_exit(10) == 0
+
+
+async def test_a_server_without_redis_stops_when_another_took_its_database(
+    directory: Path, postgres_url: str
+) -> None:
+    """As when PostgreSQL was restarted, and another server was there first."""
+    server = Server(directory, on_postgresql(postgres_url)).start()
+    other, ender = [await asyncpg.connect(postgres_url) for _ in range(2)]
+    try:
+        held = await ender.fetchrow(
+            "SELECT pid, classid, objid FROM pg_locks JOIN pg_stat_activity USING (pid)"
+            " WHERE locktype = 'advisory' AND datname = current_database()"
+            " AND application_name LIKE '% lock %'"
+        )
+        waiting = asyncio.create_task(
+            other.execute("SELECT pg_advisory_lock($1)", (held["classid"] << 32) + held["objid"])
+        )
+        await ender.execute("SELECT pg_terminate_backend($1)", held["pid"])
+        await waiting
+        assert await asyncio.to_thread(server.wait_for_exit, 20) == 0
+        assert server.log().count("process_lock_lost") == 1
+        assert "several need Redis" in server.log()
+    finally:
+        server.kill()
+        await asyncio.gather(other.close(), ender.close())

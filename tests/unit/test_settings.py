@@ -37,6 +37,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("WS_HEARTBEAT_SECONDS", "0"),
         ("SMS_LIMIT_PER_PHONE", "-1"),
         ("LOG_LEVEL", "LOUD"),
+        ("UPDATE_RETENTION_DAYS", "0"),
     ],
 )
 def test_a_wrong_value_is_named_but_not_repeated(

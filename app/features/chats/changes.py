@@ -17,7 +17,7 @@ from app.features.chats.queries import (
     add_to_members_count,
     change_chat,
     change_participant,
-    find_count_told_at,
+    find_count_times,
     find_full,
     find_restrictions,
     list_admin_ids,
@@ -190,14 +190,23 @@ async def dismiss(
         values |= {"permissions": None, "restricted_until": until}
     await change_participant(tx, chat.id, user_id, values)
     await add_to_members_count(tx, chat.id, -1)
+    ended = None
     if chat.type is ChatType.CHANNEL:
+        ended = (chat.id, log.count_removal(scope))
         await tell_admins(change, chat, [user_id])
         await _tell_count(change, chat)
     else:
         data = {"user_ids": [user_id]}
         log.append(scope, "members_changed", subject_id=chat.id, data=data, left=[user_id])
     data = {"chat_id": chat.id, "seq": log.seq(scope), "reason": reason}
-    log.append(user_scope(user_id), "chat_removed", subject_id=chat.id, data=data, content=data)
+    log.append(
+        user_scope(user_id),
+        "chat_removed",
+        subject_id=chat.id,
+        data=data,
+        content=data,
+        ended=ended,
+    )
     if chat.type is ChatType.GROUP and chat.members_count <= MAX_TOLD_JOINS:
         if reason == "left":
             await write_service(change, chat, "member_left")
@@ -248,10 +257,17 @@ async def reload(change: Change, chat_id: ChatId, user_id: UserId) -> Membership
 
 
 async def _tell_count(change: Change, chat: ChatFacts) -> None:
-    """A channel's new number of members, to all who follow it, at most once a minute."""
-    told_at = await find_count_told_at(change.tx, chat.id)
+    """A channel's new number of members, to all who follow it: at most once a minute, else at its end."""
+    told_at, due_at = await find_count_times(change.tx, chat.id)
     every = timedelta(seconds=COUNT_TOLD_EVERY_SECONDS)
-    if told_at is not None and change.tx.now - told_at < every:
-        return
-    await change_chat(change.tx, chat.id, {"count_told_at": change.tx.now})
-    change.log.append(chat_scope(chat.id), "chat_updated", subject_id=chat.id)
+    # Either way round: another worker's clock may be a little ahead.
+    if told_at is None or abs(change.tx.now - told_at) >= every:
+        await tell_count(change.tx, change.log, chat.id)
+    elif due_at is None:
+        await change_chat(change.tx, chat.id, {"count_due_at": told_at + every})
+
+
+async def tell_count(tx: Tx, log: ScopeLog, chat_id: ChatId) -> None:
+    """Now, under the channel's lock."""
+    await change_chat(tx, chat_id, {"count_told_at": tx.now, "count_due_at": None})
+    log.append(chat_scope(chat_id), "chat_updated", subject_id=chat_id)

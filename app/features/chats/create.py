@@ -115,11 +115,12 @@ async def create_chat(db: Database, tools: Tools, *, owner_id: UserId, new: NewC
             created_at=tx.now,
         )
         await _insert(tx, tools, chat, new)
-        if name_key is not None and not await take_username(tx, name_key, chat.id):
-            raise UsernameTaken
         await create_scopes(tx, [chat_scope(chat.id)])
         people = [owner_id, *asked]
         log = await lock_scopes(tx, [chat_scope(chat.id), *map(user_scope, people)])
+        # Behind the locks, as wherever a username is taken: the other order deadlocks with it.
+        if name_key is not None and not await take_username(tx, name_key, chat.id):
+            raise UsernameTaken
         change = Change(tx=tx, log=log, tools=tools, actor_id=owner_id)
         await check_room(change, chat, owner_id)
         allowed = await may_add_to_groups(tx, owner_id, asked)
@@ -183,6 +184,10 @@ async def _reopen(tx: Tx, chat_id: ChatId, user_id: UserId) -> None:
     if membership is None or not membership.is_closed:
         return
     log = await lock_scopes(tx, [chat_scope(chat_id), user_scope(user_id)])
+    # Again, behind the locks: another device or a message may have been faster.
+    membership = await find_membership(tx, user_id, chat_id)
+    if membership is None or not membership.is_closed:
+        return
     await open_private_chat(tx, chat_id, user_id)
     _tell_created(log, chat_id, [user_id])
 

@@ -2,6 +2,7 @@
 
 from app.features.chats.acquaintances import ChatAcquaintances
 from app.features.chats.door import MembersDoor
+from app.features.chats.jobs import JOBS
 from app.features.chats.routes import invites_router, router
 from app.features.chats.updates import (
     fill_chat_deleted,
@@ -25,5 +26,6 @@ FEATURE = Feature(
         UpdateKind("members_changed", ScopeKind.USER, fill_own_members_changed),
         UpdateKind("chat_removed", ScopeKind.USER, fill_chat_removed),
     ),
+    jobs=JOBS,
     rules=(Rule(AcquaintanceRule, ChatAcquaintances()), Rule(ChatDoor, MembersDoor())),
 )

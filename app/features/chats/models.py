@@ -9,8 +9,9 @@ from app.infra.database.columns import BigId
 from app.infra.database.tables import Row
 from app.kernel.ids import ChatId, MessageId, UserId
 
-# SQLite uses a partial index only for a query that says the same words.
+# SQLite uses a partial index only for a query that says the same words, or compares the column.
 _IS_ADMIN = text("role IN ('owner', 'admin')")
+_IS_COUNT_DUE = text("count_due_at IS NOT NULL")
 
 
 class ChatRow(Row):
@@ -19,11 +20,21 @@ class ChatRow(Row):
     `title` and `description` are sealed under the chat's key. `permissions` is what plain members may do
     (`policy.Permission`). `history_visible` is what is in force: always true for channels and public groups.
     `pair_key` is `low:high` of a private chat's two users. `last_message_id` is the highest id ever given in
-    the chat and, like `last_message_at`, never goes back, whatever is deleted.
+    the chat and, like `last_message_at`, never goes back, whatever is deleted. `count_due_at`: when the
+    subscribers of a channel must be told its number of members; NULL: they were told the newest.
     """
 
     __tablename__ = "chats"
-    __table_args__ = (UniqueConstraint("pair_key"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        UniqueConstraint("pair_key"),
+        Index(
+            "ix_chats_count_due",
+            "count_due_at",
+            sqlite_where=_IS_COUNT_DUE,
+            postgresql_where=_IS_COUNT_DUE,
+        ),
+        {"sqlite_autoincrement": True},
+    )
 
     id: Mapped[ChatId] = mapped_column(BigId, primary_key=True, autoincrement=True)
     type: Mapped[str]
@@ -36,6 +47,7 @@ class ChatRow(Row):
     pair_key: Mapped[str | None]
     members_count: Mapped[int]
     count_told_at: Mapped[datetime | None]
+    count_due_at: Mapped[datetime | None]
     last_message_id: Mapped[MessageId] = mapped_column(BigInteger, default=0, server_default="0")
     last_message_at: Mapped[datetime | None]
     created_at: Mapped[datetime]

@@ -8,6 +8,7 @@ from sqlalchemy import (
     Boolean,
     Select,
     and_,
+    bindparam,
     delete,
     func,
     insert,
@@ -64,6 +65,14 @@ _JOINING = (
 )
 
 
+DUE_COUNTS = (
+    select(ChatRow.id)
+    .where(ChatRow.count_due_at <= bindparam("by"))
+    .order_by(ChatRow.count_due_at)
+    .limit(bindparam("count"))
+)
+
+
 class Invite(NamedTuple):
     """A row of `chat_invites`."""
 
@@ -110,9 +119,16 @@ async def add_to_members_count(tx: Tx, chat_id: ChatId, number: int) -> None:
     await tx.execute(statement.values(members_count=ChatRow.members_count + number))
 
 
-async def find_count_told_at(tx: Tx, chat_id: ChatId) -> datetime | None:
-    """When a channel's subscribers were last told the number of members."""
-    return await tx.scalar(select(ChatRow.count_told_at).where(ChatRow.id == chat_id))
+async def find_count_times(tx: Tx, chat_id: ChatId) -> tuple[datetime | None, datetime | None]:
+    """When a channel's subscribers were last told the number of members, and when they are to be next."""
+    statement = select(ChatRow.count_told_at, ChatRow.count_due_at).where(ChatRow.id == chat_id)
+    row = await tx.first(statement)
+    return (None, None) if row is None else (row[0], row[1])
+
+
+async def find_due_counts(tx: Tx, *, limit: int) -> list[ChatId]:
+    """Channels whose subscribers are to be told the number of members by now."""
+    return list(await tx.scalars(DUE_COUNTS, {"by": tx.now, "count": limit}))
 
 
 async def find_private_chat(tx: Tx, pair_key: str) -> ChatId | None:

@@ -1,17 +1,22 @@
 """What a client missed, over HTTP: the same updates, in the same order, as `resume` replays."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
-from app.features.gateway.logbook import read_pages
-from app.features.gateway.queries import (
-    Following,
-    Standing,
-    read_followings,
-    read_standing,
+from app.features.gateway.course import (
+    Followings,
+    Read,
+    ReadFollowings,
+    ReadPages,
+    ReadStanding,
+    go_on,
 )
+from app.features.gateway.logbook import Pages
+from app.features.gateway.queries import Following, Standing
+from app.features.gateway.readers import meet
 from app.features.gateway.visibility import find_oldest_told, hide_from_newcomer
 from app.features.updates.epoch import load_epoch
 from app.features.updates.read import UpdateKinds
@@ -48,17 +53,27 @@ async def find_difference(
 
     async def work(tx: Tx) -> Found:
         found = Found(await load_epoch(tx))
-        standing = await read_standing(tx, user_id)
-        if epoch != found.epoch:
-            _reset_all(found, user_id, standing)
-            return found
-        ranges = _plan(found, user_id, standing, state)
-        await _read(tx, services, kinds, found, user_id=user_id, ranges=ranges, limit=limit)
-        if not found.has_more:
-            _name_new(found, standing, state)
+        course = collect(found, user_id=user_id, epoch=epoch, state=state, limit=limit)
+        need = go_on(course)
+        while need is not None:
+            need = go_on(course, await meet(tx, services, kinds, need))
         return found
 
     return await services.db.read(work)
+
+
+def collect(
+    found: Found, *, user_id: UserId, epoch: str, state: Mapping[str, int], limit: int
+) -> Generator[Read, Any, None]:
+    """Complete `found`, which knows the epoch of the log."""
+    standing: Standing = yield ReadStanding(user_id, None)
+    if epoch != found.epoch:
+        _reset_all(found, user_id, standing)
+        return
+    ranges = _plan(found, user_id, standing, state)
+    yield from _read(found, user_id=user_id, ranges=ranges, limit=limit)
+    if not found.has_more:
+        _name_new(found, standing, state)
 
 
 def _reset_all(found: Found, user_id: UserId, standing: Standing) -> None:
@@ -92,16 +107,9 @@ def _plan(
     return ranges
 
 
-async def _read(
-    tx: Tx,
-    services: Services,
-    kinds: UpdateKinds,
-    found: Found,
-    *,
-    user_id: UserId,
-    ranges: Mapping[Scope, tuple[int, int]],
-    limit: int,
-) -> None:
+def _read(
+    found: Found, *, user_id: UserId, ranges: Mapping[Scope, tuple[int, int]], limit: int
+) -> Generator[Read, Any, None]:
     own = user_scope(user_id)
     # The user's own scope first: it tells of the chats.
     for part in (
@@ -112,11 +120,10 @@ async def _read(
         if part and room <= 0:
             found.has_more = True
         elif part:
-            pages = await read_pages(tx, services, kinds, part, limit=room)
+            pages: Pages
+            followings: Followings
+            pages, followings = yield ReadPages(part, room, ReadFollowings(user_id, tuple(part)))
             found.has_more = found.has_more or pages.is_cut
-            # Behind the rows: whoever is in the chat now may see all of them.
-            pairs = [(user_id, ChatId(scope.id)) for scope in part if scope != own]
-            followings = await read_followings(tx, pairs)
             for scope, updates in pages.updates.items():
                 following = followings.get((user_id, ChatId(scope.id)))
                 _add(found, scope, part[scope], updates, following=following)
@@ -134,8 +141,12 @@ def _add(
         # The user left it a moment ago.
         found.state.pop(scope.wire, None)
         found.resets[scope.wire] = 0
-    elif not updates or updates[0].seq != span[0] + 1:
-        # Pruned: the client lags further behind than the log reaches.
+    elif (
+        not updates
+        or updates[0].seq != span[0] + 1
+        or (following is not None and following.joined_seq > span[0])
+    ):
+        # Pruned: the client lags further behind than the log reaches. Or the user has just come back.
         found.resets[scope.wire] = found.state[scope.wire] = span[1]
     else:
         found.updates += [_show(update, following) for update in updates]

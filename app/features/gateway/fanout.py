@@ -1,31 +1,34 @@
-"""From commits and the bus to the sockets of this worker, each scope in the order of its log.
+"""From commits and the bus to the sockets of this worker, each scope in the order of its log. No I/O.
 
 The way of an update: `on_commit` (this worker) or `on_bus` (another) -> the scope's feed, which
 hands out the next number, drops an old one, and asks for the log where one is missing -> `hub`.
 What was announced without content is read from the log, filled in and rendered once, and goes to
 the other workers from there. Every few seconds, and after each reconnect of the bus, all feeds are
-compared with the log, so that a lost publish costs seconds and never an update.
+compared with the log, so that a lost publish costs seconds and never an update. What is to be read,
+`readers.py` asks for here and brings back here.
+
+Some memberships end without an update in the chat's scope (channels). Each such removal has a revision.
+Announced, it ends the following of that person's sockets, and the feed is checked up to it; one that was
+not heard of stops the feed at the first update with a newer revision, until the memberships of all
+followers were read. A socket whose membership was itself read at the revision or later stays.
 """
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import orjson
 
 from app.features.gateway.feed import Ask, Feed, Step
-from app.features.gateway.logbook import Pages, read_pages
-from app.features.gateway.queries import read_followings
+from app.features.gateway.logbook import Pages
+from app.features.gateway.queries import Following
 from app.features.gateway.visibility import find_oldest_told, hide_from_newcomer
-from app.features.updates.log import read_seqs
-from app.features.updates.read import UpdateKinds
-from app.infra.database.tx import Tx
-from app.infra.services import Services
+from app.features.updates.log import Head
+from app.infra.bus.port import Bus
 from app.kernel.announcements import Announcement
 from app.kernel.ids import ChatId, MessageId, UserId
-from app.kernel.problems import Problem
-from app.kernel.scopes import Scope, ScopeKind
+from app.kernel.scopes import Scope, ScopeKind, chat_scope
 from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
 from app.transport.websocket.hub import Hub
@@ -34,33 +37,63 @@ from app.transport.websocket.outgoing import OutFrame, render_frame
 TOPIC = "updates"
 # Another worker's publish is usually this late at most; then the log is read.
 PATIENCE_SECONDS = 0.02
-SAFETY_SECONDS = 2.0
-_RETRY_SECONDS = 0.5
 _SCOPES_A_FILL = 100
-_ROWS_A_FILL = 1000
 
 _log = logging.getLogger(__name__)
+
+# Calls the function after so many seconds.
+Later = Callable[[float, Callable[[], None]], object]
+
+
+Pair = tuple[UserId, ChatId]
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """What to read of the log: `ranges` are `(after, upto)`.
+
+    Behind the rows, where `chats` stand; behind that, the memberships that `find_suspects` names.
+    """
+
+    ranges: Mapping[Scope, tuple[int, int]]
+
+    @property
+    def chats(self) -> list[Scope]:
+        return [scope for scope in self.ranges if scope.kind is ScopeKind.CHAT]
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What was read for `Gaps`: in `found` are those of the `suspects` who are in the chat."""
+
+    pages: Pages
+    heads: Mapping[Scope, Head]
+    suspects: Collection[Pair] = ()
+    found: Mapping[Pair, Following] = field(default_factory=dict[Pair, Following])
 
 
 class Fanout:
     """Feeds of all scopes that a socket of this worker follows.
 
-    `on_handed_out` sees every update right after the sockets got it, in the same order.
+    `on_handed_out` sees every update right after the sockets got it, in the same order; `on_gaps`
+    is called when there is something for `find_gaps`.
     """
 
-    def __init__(self, services: Services, kinds: UpdateKinds) -> None:
-        self.hub = Hub(self._unwatch)
-        self._services = services
-        self._kinds = kinds
+    def __init__(self, bus: Bus, later: Later) -> None:
+        self.hub = Hub(self._unwatch, self._unfollow)
+        self._bus = bus
+        self._later = later
         self.on_handed_out: Callable[[Announcement], None] = _ignore
+        self.on_gaps: Callable[[], None] = _do_nothing
         self._feeds: dict[Scope, Feed] = {}
         # Sockets of chats with hidden history -> the first message they may see.
         self._newcomers: dict[Scope, dict[Connection, MessageId]] = {}
+        # Sockets -> the removal revision at which their memberships were read (absent: 0).
+        self._revisions: dict[Scope, dict[Connection, int]] = {}
         # Announced here without content: to be published once the log has filled them in.
         self._unpublished: dict[Scope, set[int]] = {}
-        self._gaps: set[Scope] = set()
-        self._has_gaps = asyncio.Event()
-        self._check_now = asyncio.Event()
+        # An ordered set: who waits longest is read first.
+        self._gaps: dict[Scope, None] = {}
 
     # What arrives.
 
@@ -68,6 +101,7 @@ class Fanout:
         """This worker committed these, in this order."""
         for announcement in announcements:
             scope = announcement.scope
+            self._end(announcement)
             feed = self._feeds.get(scope)
             if announcement.frame is None and feed is not None:
                 self._unpublished.setdefault(scope, set()).add(announcement.seq)
@@ -78,17 +112,17 @@ class Fanout:
 
     def on_bus(self, payload: bytes) -> None:
         """A worker (perhaps this one) published this; it may come late, twice, or never."""
-        head, _, frame = payload.partition(b"\n")
-        kind, scope_id, seq, joined, left = orjson.loads(head)
-        scope = Scope(ScopeKind(kind), scope_id)
-        feed = self._feeds.get(scope)
+        announcement = _decode(payload)
+        self._end(announcement)
+        feed = self._feeds.get(announcement.scope)
         if feed is not None:
-            announcement = Announcement(scope, seq, frame or None, tuple(joined), tuple(left))
-            self._take(scope, feed.announce(announcement))
+            self._take(announcement.scope, feed.announce(announcement))
 
-    def on_bus_reconnect(self) -> None:
-        """Publishes may have been lost: compare with the log at once."""
-        self._check_now.set()
+    def _end(self, announcement: Announcement) -> None:
+        """Whether or not the scope of that user is followed here, and whatever it still waits for."""
+        if announcement.ended is not None:
+            chat_id, revision = announcement.ended
+            self.end_membership(UserId(announcement.scope.id), chat_id, revision)
 
     # Who follows.
 
@@ -97,11 +131,43 @@ class Fanout:
         if scope not in self._feeds:
             self._feeds[scope] = Feed()
 
-    def begin(self, scope: Scope, seq: int) -> None:
-        """The log was read at `seq` after `watch`."""
+    def begin(self, scope: Scope, seq: int, revision: int = 0) -> None:
+        """The log was read at `seq`, and at this removal revision, after `watch`."""
         feed = self._feeds.get(scope)
         if feed is not None:
-            self._take(scope, feed.begin(seq))
+            self._take(scope, feed.begin(seq, revision))
+
+    def admit(self, connection: Connection, following: Following, number: int) -> None:
+        """The socket, which is held in a chat, was found to follow it from this number on."""
+        scope = chat_scope(following.chat_id)
+        if not self.hub.is_held(connection, scope):
+            return
+        self.hub.begin(connection, scope, number)
+        self.hide_before(connection, scope, following.first_visible_id)
+        if following.removals:
+            self._revisions.setdefault(scope, {})[connection] = following.removals
+        self.begin(scope, following.seq, following.removals)
+        feed = self._feeds.get(scope)
+        if feed is not None:
+            self._take(scope, feed.admit(following.removals))
+
+    def end_membership(self, user_id: UserId, chat_id: ChatId, revision: int) -> None:
+        """The user was put out of the chat by the removal with this revision."""
+        scope = chat_scope(chat_id)
+        for connection in list(self.hub.of_user(user_id)):
+            if connection in self.hub.followers(scope) and self._is_older(
+                connection, scope, revision
+            ):
+                self.drop(connection, scope)
+        feed = self._feeds.get(scope)
+        if feed is not None:
+            self._take(scope, feed.end(revision))
+
+    def _is_older(self, connection: Connection, scope: Scope, revision: int) -> bool:
+        """Whether the socket's membership was read before this removal; not if it has yet to be read."""
+        if self.hub.number(connection, scope) is None:
+            return False
+        return self._revisions.get(scope, {}).get(connection, 0) < revision
 
     def last(self, scope: Scope) -> int | None:
         """The number that was handed out last."""
@@ -134,17 +200,26 @@ class Fanout:
             if connection.chat_id == scope.id:
                 connection.close(CloseCode.NOT_ALLOWED)
 
+    def expel(self, connection: Connection, scope: Scope) -> None:
+        """It was read that the user is not in the chat, before an update told: it may never do so."""
+        if scope in connection.scopes and connection.chat_id is None:
+            connection.send(render_reset(scope.wire, 0))
+        self.drop(connection, scope)
+
     def forget(self, connection: Connection) -> None:
         """The socket has closed."""
-        for scope in connection.scopes:
-            if scope in self._newcomers:
-                self._newcomers[scope].pop(connection, None)
         self.hub.remove(connection)
+
+    def _unfollow(self, connection: Connection, scope: Scope) -> None:
+        for kept in (self._newcomers.get(scope), self._revisions.get(scope)):
+            if kept is not None:
+                kept.pop(connection, None)
 
     def _unwatch(self, scope: Scope) -> None:
         self._feeds.pop(scope, None)
         self._newcomers.pop(scope, None)
-        self._gaps.discard(scope)
+        self._revisions.pop(scope, None)
+        self._gaps.pop(scope, None)
         for seq in sorted(self._unpublished.pop(scope, ())):
             # Nobody is left here who would fill it in; the other workers can.
             self._publish(Announcement(scope, seq))
@@ -157,11 +232,12 @@ class Fanout:
         if step.reset_to is not None:
             self._reset(scope, step.reset_to)
         if step.ask is Ask.PATIENCE:
-            loop = asyncio.get_running_loop()
-            loop.call_later(PATIENCE_SECONDS, self._run_out_of_patience, scope)
+            self._later(PATIENCE_SECONDS, partial(self._run_out_of_patience, scope))
         elif step.ask is Ask.LOG:
-            self._gaps.add(scope)
-            self._has_gaps.set()
+            self._gaps[scope] = None
+            self.on_gaps()
+        if scope in self._unpublished:
+            self._publish_passed(scope)
 
     def _hand_out(self, update: Announcement) -> None:
         payload = update.frame or b""
@@ -179,11 +255,16 @@ class Fanout:
 
     def _reset(self, scope: Scope, seq: int) -> None:
         """The log no longer holds what was missed (an outage longer than its retention)."""
-        frame = render_frame("scope_reset", {"scope": scope.wire, "seq": seq})
+        _log.warning("scope_reset_for_all", extra={"scope": scope.wire, "seq": seq})
+        if scope.kind is ScopeKind.USER:
+            # It may have told of new chats: a new socket follows them all.
+            for connection in list(self.hub.followers(scope)):
+                connection.close(CloseCode.SERVICE_RESTART)
+            return
+        frame = render_reset(scope.wire, seq)
         for connection, after in list(self.hub.followers(scope).items()):
             if after < seq:
                 connection.send(frame)
-        _log.warning("scope_reset_for_all", extra={"scope": scope.wire, "seq": seq})
 
     def _run_out_of_patience(self, scope: Scope) -> None:
         feed = self._feeds.get(scope)
@@ -192,89 +273,98 @@ class Fanout:
 
     # Reading the log.
 
-    async def fill_forever(self) -> None:
-        """Close gaps from the log, many scopes with one read."""
-        while True:
-            await self._has_gaps.wait()
-            scopes = sorted(self._gaps)[:_SCOPES_A_FILL]
-            self._gaps.difference_update(scopes)
-            if not self._gaps:
-                self._has_gaps.clear()
-            try:
-                await self._fill(scopes)
-            except Problem:
-                # The database is away; the feeds ask again.
-                self._skip(scopes)
-                await asyncio.sleep(_RETRY_SECONDS)
-            except Exception:  # noqa: BLE001 - one bad row must not end the delivery of all others
-                _log.exception("fill_failed")
-                self._skip(scopes)
-                await asyncio.sleep(_RETRY_SECONDS)
+    @property
+    def watched(self) -> Collection[Scope]:
+        """The scopes whose numbers are to be compared with the log."""
+        return self._feeds.keys()
 
-    async def check_forever(self) -> None:
-        """Compare all feeds with the log every few seconds, and at once when the bus came back."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SAFETY_SECONDS):
-                    await self._check_now.wait()
-            self._check_now.clear()
-            try:
-                await self.check()
-            except Problem:
-                continue
-            except Exception:  # noqa: BLE001 - the check must live as long as the server
-                _log.exception("safety_check_failed")
-
-    async def check(self) -> None:
-        """One comparison of all feeds with the log."""
-        scopes = list(self._feeds)
-        if not scopes:
-            return
-
-        async def work(tx: Tx) -> dict[Scope, int]:
-            return await read_seqs(tx, scopes)
-
-        for scope, seq in (await self._services.db.read(work)).items():
+    def stand(self, heads: Mapping[Scope, Head]) -> None:
+        """The log was seen like this: one comparison of all feeds with it."""
+        for scope, (seq, revision) in heads.items():
             feed = self._feeds.get(scope)
             if feed is not None:
-                self._take(scope, feed.begin(seq) if feed.last is None else feed.stand(seq))
+                meet = feed.begin if feed.last is None else feed.stand
+                self._take(scope, meet(seq, revision))
 
-    async def _fill(self, scopes: Sequence[Scope]) -> None:
-        ranges = {
-            scope: gap
-            for scope in scopes
-            if (feed := self._feeds.get(scope)) is not None and (gap := feed.gap) is not None
-        }
-        self._skip(scope for scope in scopes if scope not in ranges)
-        if not ranges:
-            return
-        followed = [
-            (connection, scope)
-            for scope in ranges
-            if scope.kind is ScopeKind.CHAT
-            for connection, after in self.hub.followers(scope).items()
-            if after <= ranges[scope][0]
-        ]
+    def find_gaps(self) -> Gaps | None:
+        """What is to be read now, of many scopes at once; None if nothing is missing."""
+        while self._gaps:
+            scopes = list(self._gaps)[:_SCOPES_A_FILL]
+            for scope in scopes:
+                del self._gaps[scope]
+            ranges = {
+                scope: gap
+                for scope in scopes
+                if (feed := self._feeds.get(scope)) is not None and (gap := feed.gap) is not None
+            }
+            self.skip(scope for scope in scopes if scope not in ranges)
+            if ranges:
+                return Gaps(ranges)
+        return None
 
-        async def work(tx: Tx) -> tuple[Pages, set[tuple[UserId, ChatId]]]:
-            pages = await read_pages(tx, self._services, self._kinds, ranges, limit=_ROWS_A_FILL)
-            pairs = {(connection.user_id, ChatId(scope.id)) for connection, scope in followed}
-            # Read after the rows: whoever is in the chat now may see them.
-            return pages, set(await read_followings(tx, pairs))
+    def find_suspects(self, gaps: Gaps, pages: Pages, heads: Mapping[Scope, Head]) -> set[Pair]:
+        """Whose memberships must be read before these pages are handed out.
 
-        pages, members = await self._services.db.read(work)
-        for connection, scope in followed:
-            # What was missed may have been the end of a membership that no update of this scope tells.
-            if (connection.user_id, ChatId(scope.id)) not in members:
-                after = self.hub.followers(scope).get(connection)
-                if after is not None and after <= ranges[scope][0]:
-                    self.drop(connection, scope)
-        self._skip(scope for scope in ranges if scope not in pages.updates)
-        for scope, updates in pages.updates.items():
+        Where a removal was missed, or the page that may tell of one is torn: those of all followers.
+        """
+        suspects: set[Pair] = set()
+        for scope in gaps.chats:
+            feed = self._feeds.get(scope)
+            if feed is None:
+                continue
+            if _revision(heads, scope) > feed.checked or _is_torn(gaps, pages, scope):
+                suspects.update(
+                    (connection.user_id, ChatId(scope.id))
+                    for connection in self.hub.followers(scope)
+                    if self.hub.number(connection, scope) is not None
+                )
+        return suspects
+
+    def fill(self, gaps: Gaps, filled: Filled) -> None:
+        """What was read for `find_gaps`."""
+        for scope in gaps.chats:
+            self._judge(gaps, filled, scope)
+        updates_of = filled.pages.updates
+        self.skip(scope for scope in gaps.ranges if scope not in updates_of)
+        for scope, found in updates_of.items():
+            # Whoever hands them out must have checked what was known when they were read.
+            revision = _revision(filled.heads, scope)
+            updates = [replace(it, removals=revision) for it in found] if revision else found
             self._publish_filled(scope, updates)
             feed = self._feeds.get(scope)
             if feed is not None:
-                self._take(scope, feed.fill(ranges[scope][0], updates))
+                after, upto = gaps.ranges[scope]
+                self._take(scope, feed.fill(after, updates, upto=upto))
+
+    def _judge(self, gaps: Gaps, filled: Filled, scope: Scope) -> None:
+        """Drop who is not in the chat, or not any more under the membership that is followed here."""
+        feed = self._feeds.get(scope)
+        chat_id, revision = ChatId(scope.id), _revision(filled.heads, scope)
+        is_torn = _is_torn(gaps, filled.pages, scope)
+        if feed is None or (revision <= feed.checked and not is_torn):
+            return
+        checked = revision
+        for connection in list(self.hub.followers(scope)):
+            number = self.hub.number(connection, scope)
+            pair = (connection.user_id, chat_id)
+            is_older = self._is_older(connection, scope, revision)
+            if number is None or not (is_older or is_torn):
+                continue
+            if pair not in filled.suspects:
+                # Came meanwhile: what was read before a removal is checked up to that.
+                checked = min(checked, self._revisions.get(scope, {}).get(connection, 0))
+            elif is_older or number <= gaps.ranges[scope][0]:
+                following = filled.found.get(pair)
+                if following is None or following.joined_seq > number:
+                    self.expel(connection, scope)
+        feed.check(checked)
+
+    def skip(self, scopes: Iterable[Scope]) -> None:
+        """These could not be read: the feeds ask again after a moment."""
+        for scope in scopes:
+            feed = self._feeds.get(scope)
+            if feed is not None:
+                self._take(scope, feed.fail_to_fill())
 
     def _publish_filled(self, scope: Scope, updates: Iterable[Announcement]) -> None:
         waiting = self._unpublished.get(scope)
@@ -287,24 +377,72 @@ class Fanout:
         if not waiting:
             self._unpublished.pop(scope, None)
 
+    def _publish_passed(self, scope: Scope) -> None:
+        """What the feed is past without filling it in (it read it before its commit was announced, or cannot)."""
+        last = self.last(scope) or 0
+        for seq in sorted(seq for seq in self._unpublished[scope] if seq <= last):
+            self._unpublished[scope].discard(seq)
+            self._publish(Announcement(scope, seq))
+        if not self._unpublished[scope]:
+            del self._unpublished[scope]
+
     def _publish(self, announcement: Announcement) -> None:
         """This worker has it already: a process that is alone pays nothing."""
-        if self._services.bus.reaches_others:
-            self._services.bus.publish(TOPIC, _encode(announcement))
+        if self._bus.reaches_others:
+            self._bus.publish(TOPIC, _encode(announcement))
 
-    def _skip(self, scopes: Iterable[Scope]) -> None:
-        for scope in scopes:
-            feed = self._feeds.get(scope)
-            if feed is not None:
-                self._take(scope, feed.fail_to_fill())
+
+def _revision(heads: Mapping[Scope, Head], scope: Scope) -> int:
+    head = heads.get(scope)
+    return 0 if head is None else head.removals
+
+
+def _is_torn(gaps: Gaps, pages: Pages, scope: Scope) -> bool:
+    """Whether the log does not hold the beginning of what is missing (any more)."""
+    after, upto = gaps.ranges[scope]
+    updates = pages.updates.get(scope)
+    return updates is not None and after < upto and (not updates or updates[0].seq != after + 1)
 
 
 def _encode(announcement: Announcement) -> bytes:
-    """A line of JSON, then the frame, which holds no line feed; no frame: read it from the log."""
-    scope = announcement.scope
-    head = [int(scope.kind), scope.id, announcement.seq, announcement.joined, announcement.left]
+    """A line of JSON, then the frame, which holds no line feed; no frame: read it from the log.
+
+    A removal revision stands behind the rest where there is one.
+    """
+    scope, ended = announcement.scope, announcement.ended
+    head: list[object] = [int(scope.kind), scope.id, announcement.seq]
+    head += [announcement.joined, announcement.left]
+    if ended is not None:
+        head += ended
+    elif announcement.removals:
+        head.append(announcement.removals)
     return orjson.dumps(head) + b"\n" + (announcement.frame or b"")
+
+
+def _decode(payload: bytes) -> Announcement:
+    """Also of a worker that knows nothing of revisions: it is of the version before."""
+    head, _, frame = payload.partition(b"\n")
+    kind, scope_id, seq, joined, left, *more = orjson.loads(head)
+    announcement = Announcement(
+        Scope(ScopeKind(kind), scope_id), seq, frame or None, tuple(joined), tuple(left)
+    )
+    match more:
+        case [chat_id, revision]:
+            return replace(announcement, ended=(ChatId(chat_id), revision))
+        case [revision]:
+            return replace(announcement, removals=revision)
+        case _:
+            return announcement
+
+
+def render_reset(wire_scope: str, seq: int) -> OutFrame:
+    """Read the scope again over HTTP; 0: there is none for you."""
+    return render_frame("scope_reset", {"scope": wire_scope, "seq": seq})
 
 
 def _ignore(update: Announcement) -> None:
     """Until somebody listens."""
+
+
+def _do_nothing() -> None:
+    """Until somebody reads."""

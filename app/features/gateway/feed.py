@@ -2,6 +2,10 @@
 
 However announcements are lost, doubled or reordered on their way, updates come out in the order of
 the log, each once. The log itself is asked only where something is missing.
+
+Missing may be an update, or a removal that no update of the scope tells of: every announcement carries the
+scope's removal revision, and one with a newer revision than the feed has checked waits, as behind a gap,
+until the removal is heard of or the memberships of the followers have been read.
 """
 
 from collections.abc import Sequence
@@ -35,38 +39,52 @@ _IDLE = Step()
 
 
 class Feed:
-    """`last` is the newest number that was handed out; None until the log has told where it stands."""
+    """`last` is the newest number that was handed out; None until the log has told where it stands.
 
-    __slots__ = ("_ahead", "_asked", "_known", "last")
+    `checked` is the newest removal revision up to which nobody who was removed is among the followers.
+    """
+
+    __slots__ = ("_ahead", "_asked", "_ended_ahead", "_known", "_revision", "checked", "last")
 
     def __init__(self) -> None:
         self.last: int | None = None
+        self.checked = 0
         self._known = 0
+        # The newest revision that is known to exist, and those above `checked` that were dealt with.
+        self._revision = 0
+        self._ended_ahead: set[int] | None = None
         self._ahead: dict[int, Announcement] | None = None
         self._asked = Ask.NOTHING
 
     @property
     def gap(self) -> tuple[int, int] | None:
-        """(after, upto): what is known to exist and was not handed out."""
-        if self.last is None or self._known <= self.last:
-            return None
-        return self.last, self._known
+        """(after, upto): what is known to exist and was not handed out.
 
-    def begin(self, seq: int) -> Step:
-        """The log stands at `seq`: everything up to it is history here."""
+        Both are the same where only the memberships of the followers are to be read.
+        """
+        if self.last is None:
+            return None
+        if self._known <= self.last and self._revision <= self.checked:
+            return None
+        return self.last, max(self.last, self._known)
+
+    def begin(self, seq: int, revision: int = 0) -> Step:
+        """The log stands at `seq`, and at this removal revision: everything up to it is history here."""
         if self.last is not None:
             return _IDLE
         self.last = seq
+        self.checked = revision
         return self._go_on([])
 
     def announce(self, update: Announcement) -> Step:
         """An announcement arrived, from this worker or another, perhaps late or for the second time."""
         seq = update.seq
+        self._revision = max(self._revision, update.removals)
         if self.last is not None and seq <= self.last:
-            return _IDLE
+            return _IDLE if update.removals <= self.checked else self._go_on([])
         self._known = max(self._known, seq)
         if update.frame is not None:
-            if self.last is not None and seq == self.last + 1:
+            if self.last is not None and seq == self.last + 1 and update.removals <= self.checked:
                 self.last = seq
                 return self._go_on([update])
             self._keep(update)
@@ -76,11 +94,12 @@ class Feed:
             return Step(ask=Ask.LOG)
         return _IDLE if self.last is None else self._go_on([])
 
-    def stand(self, seq: int) -> Step:
+    def stand(self, seq: int, revision: int = 0) -> Step:
         """The log was seen at `seq`: a safety check against lost announcements."""
         if self.last is None:
             return _IDLE
         self._known = max(self._known, seq)
+        self._revision = max(self._revision, revision)
         return self._go_on([])
 
     def run_out_of_patience(self) -> Step:
@@ -93,27 +112,26 @@ class Feed:
         self._asked = Ask.LOG
         return Step(ask=Ask.LOG)
 
-    def fill(self, after: int, updates: Sequence[Announcement]) -> Step:
+    def fill(self, after: int, updates: Sequence[Announcement], *, upto: int | None = None) -> Step:
         """What the log held behind `after`, the beginning of the gap when it was read.
 
         Args:
             after: that beginning; the feed may have gone on since.
             updates: rows of the log with frames, by number; at least one, unless they are pruned.
+            upto: the end of the gap when it was read; where it is `after` there was none to read.
         """
         self._asked = Ask.NOTHING
         if self.last is None:
             return _IDLE
-        if self.last == after and (not updates or updates[0].seq != after + 1):
-            self.last = self._known
-            self._ahead = None
-            return Step(reset_to=self.last)
+        if self.last == after and upto != after and (not updates or updates[0].seq != after + 1):
+            return self.reset(self._known if upto is None else upto)
         deliver: list[Announcement] = []
         for update in updates:
-            if update.seq == self.last + 1:
+            if update.seq == self.last + 1 and update.removals <= self.checked:
                 self.last = update.seq
                 deliver.append(update)
         step = self._go_on(deliver)
-        if step.ask is Ask.PATIENCE:
+        if step.ask is Ask.PATIENCE and self._revision <= self.checked:
             # A long gap is read in pages; between them there is nothing to wait for.
             self._asked = Ask.LOG
             return Step(step.deliver, Ask.LOG)
@@ -124,10 +142,63 @@ class Feed:
         self._asked = Ask.NOTHING
         return self._go_on([])
 
+    def reset(self, upto: int) -> Step:
+        """What is missing up to this number cannot be had: go on behind it."""
+        self._asked = Ask.NOTHING
+        if self.last is None or upto <= self.last:
+            return self.fail_to_fill()
+        self.last = upto
+        if self._ahead is not None:
+            self._ahead = {seq: kept for seq, kept in self._ahead.items() if seq > upto} or None
+        if self.gap is not None:
+            self._asked = Ask.LOG
+        return Step(ask=self._asked, reset_to=upto)
+
+    # Removals that no update of the scope tells of.
+
+    def end(self, revision: int) -> Step:
+        """The removal with this revision was heard of, and whom it concerned follows no more."""
+        if self.last is None or revision <= self.checked:
+            # Whoever is being brought up has yet to be read.
+            return _IDLE
+        self._revision = max(self._revision, revision)
+        if self._ended_ahead is None:
+            self._ended_ahead = set()
+        if len(self._ended_ahead) < _MAX_AHEAD:
+            self._ended_ahead.add(revision)
+        self._advance()
+        return self._go_on([])
+
+    def check(self, revision: int) -> None:
+        """The followers were read, and all that were removed up to this revision follow no more."""
+        self.checked = max(self.checked, revision)
+        self._revision = max(self._revision, revision)
+        self._advance()
+
+    def admit(self, revision: int) -> Step:
+        """Somebody follows from now on whose membership was read at this revision.
+
+        What was checked for the others above it was not checked for them.
+        """
+        if self._ended_ahead is not None:
+            self._ended_ahead = {it for it in self._ended_ahead if it <= revision} or None
+        if revision < self.checked:
+            self._revision = max(self._revision, self.checked)
+            self.checked = revision
+        return self._go_on([]) if self.last is not None else _IDLE
+
+    def _advance(self) -> None:
+        ahead = self._ended_ahead
+        if ahead is None:
+            return
+        while self.checked + 1 in ahead:
+            self.checked += 1
+        self._ended_ahead = {it for it in ahead if it > self.checked} or None
+
     def _go_on(self, deliver: list[Announcement]) -> Step:
         ahead = self._ahead
         if ahead is not None and self.last is not None:
-            while (update := ahead.pop(self.last + 1, None)) is not None:
+            while (update := ahead.get(self.last + 1)) and update.removals <= self.checked:
                 self.last = update.seq
                 deliver.append(update)
             self._ahead = {seq: kept for seq, kept in ahead.items() if seq > self.last} or None

@@ -1,4 +1,4 @@
-"""Which sockets follow which chats: memberships that begin and end while sockets are open.
+"""Which sockets follow which chats: memberships that begin and end while sockets are open. No I/O.
 
 How nobody hears a chat they are not in, whatever is lost:
 
@@ -9,49 +9,45 @@ How nobody hears a chat they are not in, whatever is lost:
   updates of the scope are handed out in order, so a socket stops exactly behind it; if that update was
   lost on the bus, the later ones wait for it. Sockets that follow from a number above it have
   rejoined and stay.
-* In channels leaving is told in user scopes alone. `chat_removed` there ends the following at once. If
-  it is lost, the safety check finds it in seconds; and whenever a gap in a chat's scope is filled
-  from the log (something was lost), the members among the followers are read in the same breath.
+* In channels leaving is told in user scopes alone. The announcement of `chat_removed` there ends the
+  following, on every worker and before it is anybody's turn to hear of it. If it is lost, the removal
+  revision of the next update gives it away, and that waits until the memberships were read (`fanout.py`).
 * Replays read membership after the rows, and stop at the first page that finds it gone.
 * `chat_deleted` ends it for everyone.
 * A socket that is being connected reads its chats again until they are the ones it already follows, so
   that a removal between the reading and the following is seen by one of them.
 """
 
-import asyncio
-import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import orjson
 
 from app.features.gateway.fanout import Fanout
-from app.features.gateway.queries import Following, read_followings
+from app.features.gateway.queries import Following
 from app.features.gateway.replay import Range, Replayer
-from app.infra.database.tx import Tx
-from app.infra.services import Services
 from app.kernel.announcements import Announcement
 from app.kernel.ids import ChatId, UserId
-from app.kernel.problems import Problem
-from app.kernel.scopes import Scope, ScopeKind, chat_scope, user_scope
+from app.kernel.scopes import Scope, ScopeKind, chat_scope
 from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
-from app.transport.websocket.hub import HELD, SILENT
+from app.transport.websocket.hub import HELD, Hold
 
-_RETRY_SECONDS = 0.5
-_log = logging.getLogger(__name__)
+# Socket and chat -> the number from which its client follows, and what is held for it meanwhile.
+Wanted = dict[tuple[Connection, ChatId], tuple[int, Hold]]
 
 
 class Follower:
-    """Applies what updates tell about memberships to the sockets of this worker."""
+    """Applies what updates tell about memberships to the sockets of this worker.
 
-    def __init__(self, services: Services, fanout: Fanout, replayer: Replayer) -> None:
-        self._services = services
+    `on_wanted` is called when there is something for `take_wanted`.
+    """
+
+    def __init__(self, fanout: Fanout, replayer: Replayer) -> None:
         self._fanout = fanout
         self._replayer = replayer
-        # Socket and chat -> the number from which its client follows.
-        self._wanted: dict[tuple[Connection, ChatId], int] = {}
-        self._is_wanted = asyncio.Event()
+        self._wanted: Wanted = {}
+        self.on_wanted: Callable[[], None] = _do_nothing
 
     def apply(self, update: Announcement) -> None:
         """The sockets just got this update; `Fanout` calls it in order."""
@@ -73,26 +69,23 @@ class Follower:
 
     def apply_held(self, connection: Connection, update: Announcement) -> None:
         """The socket gets this update of its user's scope only now, after it was held back for it."""
-        if _type_of(update) == "chat_created":
-            self._begin(update, [connection])
+        match _type_of(update):
+            case "chat_created":
+                self._begin(update, [connection])
+            case "chat_deleted":
+                self._fanout.drop(connection, update.scope)
+            case _:
+                pass
 
-    async def follow_forever(self) -> None:
-        """Bring sockets into the chats they are wanted in, many with one read."""
-        while True:
-            await self._is_wanted.wait()
-            self._is_wanted.clear()
-            wanted, self._wanted = self._wanted, {}
-            try:
-                await self._follow(wanted)
-            except Problem:
-                self._wanted = wanted | self._wanted
-                self._is_wanted.set()
-                await asyncio.sleep(_RETRY_SECONDS)
-            except Exception:  # noqa: BLE001 - one bad row must not end it for all
-                _log.exception("follow_failed")
-                for connection, _ in wanted:
-                    # Held for ever it would miss everything without a word.
-                    connection.close(CloseCode.SERVICE_RESTART)
+    def take_wanted(self) -> Wanted:
+        """Sockets to bring into chats, as soon as it is read which of these memberships (still) exist."""
+        wanted, self._wanted = self._wanted, {}
+        return wanted
+
+    def put_back(self, wanted: Wanted) -> None:
+        """It could not be read."""
+        self._wanted = wanted | self._wanted
+        self.on_wanted()
 
     def _begin(self, update: Announcement, connections: Iterable[Connection]) -> None:
         chat = _chat_of(update)
@@ -100,58 +93,58 @@ class Follower:
             # It is no more: its tombstone.
             return
         chat_id, seq = ChatId(chat["id"]), cast("int", chat["seq"])
+        scope = chat_scope(chat_id)
         for connection in connections:
             # A private chat that comes back to the list was followed all the time.
-            if connection.chat_id is None and chat_scope(chat_id) not in connection.scopes:
-                self._fanout.watch(chat_scope(chat_id))
-                self._fanout.hub.hold(connection, chat_scope(chat_id))
-                self._wanted[connection, chat_id] = seq
-                self._is_wanted.set()
+            is_back = chat["type"] == "private" and scope in connection.scopes
+            if connection.chat_id is None and not is_back:
+                self._fanout.watch(scope)
+                # Whatever is still to be done for an earlier membership is void.
+                hold = self._fanout.hub.hold(connection, scope, is_new=True)
+                self._wanted[connection, chat_id] = seq, hold
+                self.on_wanted()
 
     def _remove(self, update: Announcement) -> None:
         """At once, also where the frame itself waits behind a replay."""
+        user_id = UserId(update.scope.id)
+        if update.ended is not None:
+            self._fanout.end_membership(user_id, *update.ended)
+            return
         data = _data_of(update)
         if data["reason"] == "deleted":
             # A private chat that somebody took off their list: the next message brings it back.
             return
-        chat_id = ChatId(data["chat_id"])
-        user_id = UserId(update.scope.id)
-        followers = self._fanout.hub.followers(user_scope(user_id))
-        for connection in list(self._fanout.hub.of_user(user_id)):
-            after = followers.get(connection)
-            if after is not None and (after in {HELD, SILENT} or after < update.seq):
-                self._stop(connection, chat_scope(chat_id))
+        hub, scope = self._fanout.hub, chat_scope(ChatId(data["chat_id"]))
+        heard_from = hub.followers(update.scope)
+        for connection in list(hub.of_user(user_id)):
+            after = hub.followers(scope).get(connection)
+            if after is None or after == HELD:
+                # What is held ends at the update with `left`, or with what is being read.
+                continue
+            # Above the number of the removal they have rejoined, unless it is news to this socket.
+            if after < data["seq"] or heard_from.get(connection, HELD) < update.seq:
+                self._fanout.drop(connection, scope)
 
     def _end(self, scope: Scope) -> None:
         """The chat is gone. Who is held gets that very update later; nothing comes behind it."""
         for connection, after in list(self._fanout.hub.followers(scope).items()):
             if after != HELD:
-                self._stop(connection, scope)
+                self._fanout.drop(connection, scope)
 
-    def _stop(self, connection: Connection, scope: Scope) -> None:
-        self._wanted.pop((connection, ChatId(scope.id)), None)
-        self._fanout.drop(connection, scope)
-
-    async def _follow(self, wanted: dict[tuple[Connection, ChatId], int]) -> None:
-        pairs = [(connection.user_id, chat_id) for connection, chat_id in wanted]
-
-        async def work(tx: Tx) -> dict[tuple[UserId, ChatId], Following]:
-            return await read_followings(tx, pairs)
-
-        found = await self._services.db.read(work)
-        for (connection, chat_id), seq in wanted.items():
+    def follow(self, wanted: Wanted, found: Mapping[tuple[UserId, ChatId], Following]) -> None:
+        """What was read for `take_wanted`."""
+        for (connection, chat_id), (seq, hold) in wanted.items():
             scope = chat_scope(chat_id)
-            if not self._fanout.hub.is_held(connection, scope):
+            if self._fanout.hub.find_hold(connection, scope) is not hold:
                 continue
             following = found.get((connection.user_id, chat_id))
-            if following is None:
-                self._fanout.drop(connection, scope)
+            if following is None or following.joined_seq > seq:
+                # It has ended; if they came in again, that is told by another update.
+                self._fanout.expel(connection, scope)
                 continue
-            self._fanout.begin(scope, following.seq)
-            self._fanout.hide_before(connection, scope, following.first_visible_id)
-            after = max(seq, following.joined_seq)
-            if after < following.seq or not self._replayer.settle(connection, scope, after):
-                span = Range(after, following.seq, after)
+            self._fanout.admit(connection, following, seq)
+            if seq < following.seq or not self._replayer.settle(connection, scope, seq):
+                span = Range(seq, following.seq, hold)
                 self._replayer.start(connection, {scope: span})
 
 
@@ -170,3 +163,7 @@ def _chat_of(update: Announcement) -> dict[str, Any]:
     data = _data_of(update)
     inner = data.get("chat")
     return cast("dict[str, Any]", inner) if isinstance(inner, dict) else data
+
+
+def _do_nothing() -> None:
+    """Until somebody reads."""

@@ -1,6 +1,6 @@
 """The log as frames: rows are read, filled in as they are true now, and rendered once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -9,9 +9,9 @@ from app.features.updates.read import UpdateKinds, fill_updates, read_log
 from app.infra.database.tx import Tx
 from app.infra.services import Services
 from app.kernel.announcements import Announcement
-from app.kernel.ids import UserId
+from app.kernel.ids import ChatId, UserId
 from app.kernel.scopes import Scope
-from app.transport.feature import LoggedUpdate
+from app.transport.feature import Content, LoggedUpdate
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,17 @@ async def read_pages(
     A scope that the limit did not reach is absent; one whose rows are pruned has an empty list.
     """
     rows = await read_log(tx, ranges, limit=limit)
-    contents = await fill_updates(tx, services, kinds, rows)
+    return make_pages(ranges, rows, await fill_updates(tx, services, kinds, rows), limit=limit)
+
+
+def make_pages(
+    ranges: Mapping[Scope, tuple[int, int]],
+    rows: Sequence[LoggedUpdate],
+    contents: Sequence[Content],
+    *,
+    limit: int,
+) -> Pages:
+    """The pages of these rows, at most `limit`, ordered by scope and number."""
     is_cut = len(rows) >= limit
     end = rows[-1].scope if is_cut else None
     updates: dict[Scope, list[Announcement]] = {
@@ -45,10 +55,20 @@ async def read_pages(
         frame = render_update(row.type, row.scope, row.seq, content)
         updates[row.scope].append(
             Announcement(
-                row.scope, row.seq, frame, _user_ids(row, "_joined"), _user_ids(row, "_left")
+                row.scope,
+                row.seq,
+                frame,
+                _user_ids(row, "_joined"),
+                _user_ids(row, "_left"),
+                ended=_ended(row),
             )
         )
     return Pages(updates, is_cut)
+
+
+def _ended(row: LoggedUpdate) -> tuple[ChatId, int] | None:
+    ended = cast("list[int] | None", row.data.get("_ended"))
+    return None if ended is None else (ChatId(ended[0]), ended[1])
 
 
 def _user_ids(row: LoggedUpdate, name: str) -> tuple[UserId, ...]:

@@ -1,7 +1,7 @@
 """What the gateway reads beside the log: who follows which chats, and from where."""
 
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import and_, literal, select, union_all
 
@@ -15,14 +15,15 @@ from app.kernel.scopes import ScopeKind
 
 
 class Following(NamedTuple):
-    """A chat that a user is in: its newest number, the number before their joining, and the first
-    message they may see where the history is hidden (0: all).
+    """A chat that a user is in: its newest number, the number before their joining, the first
+    message they may see where the history is hidden (0: all), and the chat's removal revision.
     """
 
     chat_id: ChatId
     seq: int
     joined_seq: int
     first_visible_id: MessageId
+    removals: int = 0
 
 
 class Standing(NamedTuple):
@@ -40,6 +41,7 @@ _CHATS = (
         ParticipantRow.first_visible_id,
         ChatRow.history_visible,
         ParticipantRow.user_id,
+        ScopeRow.removals,
     )
     .join(ChatRow, ChatRow.id == ParticipantRow.chat_id)
     # Every chat has its scope; an inner join lets SQLite begin there, with the numbers of all chats.
@@ -56,19 +58,16 @@ _CHATS_OF_PAIRS = by_dialect(lambda dialect: of_pairs(dialect, _CHATS))
 async def read_standing(tx: Tx, user_id: UserId) -> Standing:
     """The newest numbers of a user's scopes: one statement, so that they are of one moment."""
     zero = literal(0)
-    own = select(zero, ScopeRow.seq, zero, zero, literal(value=True), zero).where(
+    own = select(zero, ScopeRow.seq, zero, zero, literal(value=True), zero, zero).where(
         ScopeRow.kind == int(ScopeKind.USER), ScopeRow.id == user_id
     )
     chats = _CHATS.where(ParticipantRow.user_id == user_id)
     standing = Standing(0, {})
-    for chat_id, seq, joined_seq, first_visible_id, history_visible, _ in await tx.all(
-        union_all(own, chats)
-    ):
-        if chat_id == 0:
-            standing = standing._replace(user_seq=seq)
-            continue
-        visible_from = MessageId(0 if history_visible else first_visible_id)
-        standing.chats[ChatId(chat_id)] = Following(ChatId(chat_id), seq, joined_seq, visible_from)
+    for row in await tx.all(union_all(chats, own)):
+        if row.chat_id == 0:
+            standing = standing._replace(user_seq=row.seq)
+        else:
+            standing.chats[ChatId(row.chat_id)] = _following(row)
     return standing
 
 
@@ -81,11 +80,13 @@ async def read_followings(
     if not wanted:
         return found
     for row in await tx.all(_CHATS_OF_PAIRS[tx.dialect], key_parameters(tx.dialect, wanted)):
-        visible_from = MessageId(0 if row.history_visible else row.first_visible_id)
-        found[row.user_id, row.chat_id] = Following(
-            row.chat_id, row.seq, row.joined_seq, visible_from
-        )
+        found[row.user_id, row.chat_id] = _following(row)
     return found
+
+
+def _following(row: Any) -> Following:
+    visible_from = MessageId(0 if row.history_visible else row.first_visible_id)
+    return Following(ChatId(row.chat_id), row.seq, row.joined_seq, visible_from, row.removals)
 
 
 async def find_private_peers(tx: Tx, user_ids: Collection[UserId]) -> dict[UserId, list[UserId]]:

@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from app.features.gateway.connect import Greeter
+from app.features.gateway.catchup import CatchUp
 from app.features.gateway.fanout import TOPIC, Fanout
 from app.features.gateway.following import Follower
 from app.features.gateway.news import PresenceNews
+from app.features.gateway.readers import CourseLeader, LogReader
 from app.features.gateway.replay import Replayer
-from app.features.gateway.resume import Resumer
 from app.features.presence.keeper import PresenceKeeper
 from app.features.sessions.revocations import RevocationList
 from app.features.updates.epoch import load_epoch
@@ -45,14 +45,22 @@ class Gateway:
         self.kinds = kinds
         self.frames = frames
         self.is_stopping = False
-        self._fanout = Fanout(services, kinds)
-        self._replayer = Replayer(services, kinds, self._fanout)
-        self._follower = Follower(services, self._fanout, self._replayer)
-        self._fanout.on_handed_out = self._follower.apply
-        self._replayer.on_released = self._follower.apply_held
+        self._fanout = Fanout(services.bus, _call_later)
+        self.leader = CourseLeader(services, kinds)
+        replayer = Replayer(self._fanout, self.leader.begin)
+        follower = Follower(self._fanout, replayer)
+        self._fanout.on_handed_out = follower.apply
+        replayer.on_released = follower.apply_held
+        self._reader = LogReader(services, kinds, self._fanout, follower)
         self.hub = self._fanout.hub
-        self.greeter = Greeter(services, self._fanout, self._replayer, epoch)
-        self.resumer = Resumer(services, self._fanout, self._replayer, self.greeter)
+        self.catchup = CatchUp(
+            self._fanout,
+            replayer,
+            epoch=epoch,
+            clock=services.clock,
+            heartbeat_seconds=services.settings.websocket.heartbeat_seconds,
+            later=_call_later,
+        )
         news = PresenceNews(services)
         self._keeper = PresenceKeeper(
             services.presence, on_online=news.tell_online, on_offline=news.tell_offline
@@ -62,7 +70,7 @@ class Gateway:
 
     @property
     def epoch(self) -> str:
-        return self.greeter.epoch
+        return self.catchup.epoch
 
     async def start(self) -> None:
         """Listen to commits, bus and revocations, and begin the background work."""
@@ -70,12 +78,12 @@ class Gateway:
         self.services.db.on_commit = self._fanout.on_commit
         bus.subscribe(TOPIC, self._fanout.on_bus)
         bus.subscribe(SIGNALS, self._on_signal)
-        bus.on_reconnect(self._fanout.on_bus_reconnect)
+        bus.on_reconnect(self._reader.on_bus_reconnect)
         self._revocations.add_listener(self._on_revoked)
         self._tasks = [
-            asyncio.create_task(self._fanout.fill_forever(), name="gateway-fill"),
-            asyncio.create_task(self._fanout.check_forever(), name="gateway-check"),
-            asyncio.create_task(self._follower.follow_forever(), name="gateway-follow"),
+            asyncio.create_task(self._reader.fill_forever(), name="gateway-fill"),
+            asyncio.create_task(self._reader.check_forever(), name="gateway-check"),
+            asyncio.create_task(self._reader.follow_forever(), name="gateway-follow"),
             asyncio.create_task(self._keeper.run(), name="gateway-presence"),
             asyncio.create_task(self._sweep_forever(), name="gateway-sweep"),
             asyncio.create_task(self._watch_epoch(), name="gateway-epoch"),
@@ -86,7 +94,7 @@ class Gateway:
         self.is_stopping = True
         for connection in self.hub.connections():
             connection.close(CloseCode.SERVICE_RESTART)
-        self._replayer.stop()
+        self.leader.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -105,7 +113,8 @@ class Gateway:
 
     def remove(self, connection: Connection) -> None:
         """It has closed."""
-        self.greeter.forget(connection)
+        self.leader.forget(connection)
+        self.catchup.forget(connection)
         self._fanout.forget(connection)
         self._keeper.depart(connection.user_id, connection.id)
 
@@ -157,7 +166,11 @@ class Gateway:
                 epoch = await self.services.db.read(load_epoch)
             except Problem:
                 continue
-            if epoch != self.greeter.epoch:
-                self.greeter.epoch = epoch
+            if epoch != self.catchup.epoch:
+                self.catchup.epoch = epoch
                 for connection in self.hub.connections():
                     connection.close(CloseCode.SERVICE_RESTART)
+
+
+def _call_later(seconds: float, action: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(seconds, action)

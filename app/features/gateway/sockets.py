@@ -119,6 +119,7 @@ class Socket:
             queue_bytes=gateway.services.settings.websocket.queue_bytes,
             expires_at=loop.time() + left,
         )
+        self.connection.last_frame_at = loop.time()
 
     async def live(self) -> None:
         """Until either end closes."""
@@ -137,15 +138,10 @@ class Socket:
                 self._opening.cancel()
 
     async def _open(self) -> None:
-        try:
-            await self._gateway.greeter.greet(self.connection)
-            # Nothing but the connection is kept of the opening of an idle socket.
-            self._opening = None
-        except Problem:
-            self.connection.close(CloseCode.SERVICE_RESTART)
-        except Exception:  # noqa: BLE001 - an edge: nobody awaits this task
-            _log.exception("socket_failed")
-            self.connection.close(CloseCode.SERVICE_RESTART)
+        gateway = self._gateway
+        await gateway.leader.lead(self.connection, gateway.catchup.greet(self.connection))
+        # Nothing but the connection is kept of the opening of an idle socket.
+        self._opening = None
 
     async def _receive_frames(self) -> None:
         while True:
@@ -185,9 +181,9 @@ class Socket:
             return
         if frame.type == "resume":
             named = frame.data.get("state")
-            self._gateway.greeter.keep(self.connection, named if isinstance(named, dict) else ())
+            self._gateway.catchup.keep(self.connection, named if isinstance(named, dict) else ())
         else:
-            self._gateway.greeter.release(self.connection)
+            self._gateway.catchup.release(self.connection)
         if self._inbox is None:
             self._inbox = deque()
         self._inbox.append(frame)
@@ -272,18 +268,12 @@ class Socket:
         try:
             data = _parse(ResumeFrame, frame.data)
         except Invalid:
-            self._gateway.greeter.abandon(self.connection)
+            self._gateway.catchup.abandon(self.connection)
             raise
-        try:
-            await self._gateway.resumer.resume(
-                self.connection, epoch=data.epoch, state=data.state, request_id=frame.request_id
-            )
-        except Problem:
-            # Some scopes are still held, and only a new socket can bring them up.
-            self.connection.close(CloseCode.SERVICE_RESTART)
-        except Exception:
-            self.connection.close(CloseCode.SERVICE_RESTART)
-            raise
+        course = self._gateway.catchup.resume(
+            self.connection, epoch=data.epoch, state=data.state, request_id=frame.request_id
+        )
+        await self._gateway.leader.lead(self.connection, course)
 
 
 def _parse(model: type[BaseModel], data: dict[str, JsonValue]) -> Any:

@@ -2,12 +2,12 @@
 
 import secrets
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from app.infra.database.database import Database
 from app.infra.database.tables import ServerStateRow
 from app.infra.database.tx import Tx
-from app.infra.database.upsert import insert_ignore
+from app.infra.database.upsert import insert_ignore, upsert
 
 _NAME = "epoch"
 
@@ -30,6 +30,6 @@ async def ensure_epoch(db: Database) -> str:
 
 async def renew_epoch(tx: Tx) -> str:
     """Void every client's cursors: they read their state again."""
-    epoch = secrets.token_urlsafe(12)
-    await tx.execute(update(ServerStateRow).where(ServerStateRow.name == _NAME).values(value=epoch))
-    return epoch
+    row = {"name": _NAME, "value": secrets.token_urlsafe(12)}
+    await upsert(tx, ServerStateRow, [row], index=["name"], update=["value"])
+    return row["value"]

@@ -6,6 +6,7 @@ the order of the commits, and a rolled-back or refused change leaves no hole.
 
 from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import NamedTuple
 
 from sqlalchemy import Select, bindparam, insert, select, update
 
@@ -14,23 +15,31 @@ from app.features.updates.models import ScopeRow, UpdateRow
 from app.infra.database.key_lists import by_dialect, id_parameters, is_listed
 from app.infra.database.tx import Dialect, Tx
 from app.kernel.announcements import Announcement
-from app.kernel.ids import UserId
+from app.kernel.ids import ChatId, UserId
 from app.kernel.scopes import Scope, ScopeKind
 
-_SET_SEQ = (
+_SET_HEAD = (
     update(ScopeRow)
     .where(ScopeRow.kind == bindparam("scope_kind"), ScopeRow.id == bindparam("scope_id"))
-    .values(seq=bindparam("new_seq"))
+    .values(seq=bindparam("new_seq"), removals=bindparam("new_removals"))
 )
 _INSERT_UPDATES = insert(UpdateRow)
+
+
+class Head(NamedTuple):
+    """Where a scope stands: its newest number, and its removal revision (see `ScopeRow`)."""
+
+    seq: int
+    removals: int
 
 
 class ScopeLog:
     """The locked scopes of one transaction. What is appended is written at the end of the transaction."""
 
-    def __init__(self, tx: Tx, seqs: Mapping[Scope, int]) -> None:
+    def __init__(self, tx: Tx, heads: Mapping[Scope, Head]) -> None:
         self._tx = tx
-        self._seqs = dict(seqs)
+        self._seqs = {scope: head.seq for scope, head in heads.items()}
+        self._removals = {scope: head.removals for scope, head in heads.items()}
         self._changed: set[Scope] = set()
         self._rows: list[dict[str, object]] = []
         self._announcements: list[Announcement] = []
@@ -44,6 +53,19 @@ class ScopeLog:
         """The scope's newest number, with what was appended here."""
         return self._seqs[scope]
 
+    def count_removal(self, scope: Scope) -> int:
+        """Somebody ceases to follow `scope`, and no update in it will tell.
+
+        Every later announcement of the scope carries the new revision, so that no worker hands one
+        out before it knows of the removal. Call it before anything else is appended for it.
+
+        Returns:
+            The revision, for the update that tells the person (`append(ended=...)`).
+        """
+        self._removals[scope] += 1
+        self._changed.add(scope)
+        return self._removals[scope]
+
     def append(
         self,
         scope: Scope,
@@ -54,6 +76,7 @@ class ScopeLog:
         content: Mapping[str, object] | None = None,
         joined: Iterable[UserId] = (),
         left: Iterable[UserId] = (),
+        ended: tuple[ChatId, int] | None = None,
     ) -> int:
         """Number a change and let it leave after the commit.
 
@@ -66,6 +89,7 @@ class ScopeLog:
                 in from the log after the commit.
             joined: users whose sockets follow the scope from this update on.
             left: users whose sockets see nothing of the scope behind this update.
+            ended: the chat that the user was put out of without an update there, and `count_removal`.
 
         Returns:
             Its `seq`.
@@ -77,6 +101,8 @@ class ScopeLog:
         references = dict(data or {})
         if joined or left:
             references["_joined"], references["_left"] = list(joined), list(left)
+        if ended:
+            references["_ended"] = ended
         self._rows.append(
             {
                 "kind": int(scope.kind),
@@ -89,24 +115,29 @@ class ScopeLog:
             }
         )
         frame = None if content is None else render_update(update_type, scope, seq, content)
-        self._announcements.append(Announcement(scope, seq, frame, joined, left))
+        self._announcements.append(
+            Announcement(scope, seq, frame, joined, left, self._removals[scope], ended)
+        )
         return seq
 
     async def _write(self) -> None:
-        if not self._rows:
+        if not self._changed:
             return
-        await self._tx.execute(_INSERT_UPDATES, self._rows)
+        if self._rows:
+            await self._tx.execute(_INSERT_UPDATES, self._rows)
         changes = [
             {
                 "scope_kind": int(scope.kind),
                 "scope_id": scope.id,
                 "new_seq": self._seqs[scope],
+                "new_removals": self._removals[scope],
             }
             for scope in sorted(self._changed)
         ]
-        await self._tx.execute(_SET_SEQ, changes)
+        await self._tx.execute(_SET_HEAD, changes)
         for announcement in self._announcements:
             self._tx.announce(announcement)
+        self._changed.clear()
         self._rows = []
         self._announcements = []
 
@@ -132,40 +163,45 @@ async def try_lock_scopes(tx: Tx, scopes: Iterable[Scope]) -> ScopeLog:
     return ScopeLog(tx, await _lock(tx, scopes, skip_locked=True))
 
 
-async def _lock(tx: Tx, scopes: Iterable[Scope], *, skip_locked: bool) -> dict[Scope, int]:
+async def _lock(tx: Tx, scopes: Iterable[Scope], *, skip_locked: bool) -> dict[Scope, Head]:
     return await _read(tx, _TRY_LOCK if skip_locked else _LOCK, scopes)
 
 
 async def read_seqs(tx: Tx, scopes: Iterable[Scope]) -> dict[Scope, int]:
     """The newest numbers, without a lock; scopes that do not exist are left out."""
+    return {scope: head.seq for scope, head in (await read_heads(tx, scopes)).items()}
+
+
+async def read_heads(tx: Tx, scopes: Iterable[Scope]) -> dict[Scope, Head]:
+    """Where the scopes stand, without a lock; those that do not exist are left out."""
     return await _read(tx, _READ, scopes)
 
 
 async def _read(
-    tx: Tx, statements: Mapping[Dialect, Select[int, int]], scopes: Iterable[Scope]
-) -> dict[Scope, int]:
+    tx: Tx, statements: Mapping[Dialect, Select[int, int, int]], scopes: Iterable[Scope]
+) -> dict[Scope, Head]:
     """One statement a kind, chats first: the order of locking."""
     ids: dict[ScopeKind, list[int]] = {}
     for scope in set(scopes):
         ids.setdefault(scope.kind, []).append(scope.id)
-    seqs: dict[Scope, int] = {}
+    heads: dict[Scope, Head] = {}
     for kind in ScopeKind:
         if kind in ids:
             parameters = {"kind": int(kind), **id_parameters(tx.dialect, ids[kind])}
-            rows = await tx.all(statements[tx.dialect], parameters)
-            seqs.update({Scope(kind, scope_id): seq for scope_id, seq in rows})
-    return seqs
+            for scope_id, seq, removals in await tx.all(statements[tx.dialect], parameters):
+                heads[Scope(kind, scope_id)] = Head(seq, removals)
+    return heads
 
 
-def _make_read(dialect: Dialect) -> Select[int, int]:
+def _make_read(dialect: Dialect) -> Select[int, int, int]:
     return (
-        select(ScopeRow.id, ScopeRow.seq)
+        select(ScopeRow.id, ScopeRow.seq, ScopeRow.removals)
         .where(ScopeRow.kind == bindparam("kind"), is_listed(dialect, ScopeRow.id))
         .order_by(ScopeRow.id)
     )
 
 
-def _make_lock(dialect: Dialect, *, skip_locked: bool) -> Select[int, int]:
+def _make_lock(dialect: Dialect, *, skip_locked: bool) -> Select[int, int, int]:
     statement = _make_read(dialect)
     if dialect == "sqlite":
         return statement  # the transaction holds the only write lock

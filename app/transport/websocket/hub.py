@@ -15,40 +15,83 @@ from app.transport.websocket.outgoing import OutFrame
 # In place of a number: nothing is sent. Held updates wait; silent sockets only want to be found.
 HELD = 2**60
 SILENT = 2**60 + 1
-_MAX_HELD_BYTES = 262_144
+# Of a socket's queue, for all that it holds back: so all of it fits in when it goes live at once.
+_HELD_SHARE = 4
+# What a held frame costs beside its bytes, which it shares with other sockets.
+_BYTES_A_FRAME = 100
 _NOTHING: Mapping[Connection, OutFrame] = {}
 
 
 class Hold:
-    """Live updates of one scope that wait behind a replay, in order; `left_at`: seen nothing behind it."""
+    """Live updates of one scope that wait behind a replay, in order.
 
-    __slots__ = ("frames", "has_overflowed", "left_at", "size")
+    `floor`: the number from which the socket follows the scope; None until that was read. `sent`: what is
+    above the floor was sent up to this one. `left_at`: it sees nothing behind this one. `is_new`: the user
+    came in while the socket was open, so that its client has missed nothing of this membership.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("floor", "frames", "is_new", "left_at", "sent", "size")
+
+    def __init__(self, floor: int | None, *, is_new: bool) -> None:
+        self.floor = floor
+        self.is_new = is_new
+        self.sent = 0
         self.frames: list[tuple[int, OutFrame]] = []
         self.size = 0
-        self.has_overflowed = False
         self.left_at: int | None = None
 
-    def add(self, seq: int, frame: OutFrame) -> None:
-        """They are in the log too: when they become too many they are forgotten and read again."""
-        if self.left_at is not None:
+    def begin(self, floor: int) -> None:
+        """Its number was read. An end that was heard of meanwhile may be that of an earlier membership."""
+        self.floor = floor
+        if self.left_at is not None and self.left_at <= floor:
+            # What came behind that end was not kept: it will be read again.
+            self.left_at = None
+
+
+class Holds:
+    """All that one socket holds back. In bounded memory, however many scopes it is brought up in."""
+
+    __slots__ = ("_limit", "_size", "of")
+
+    def __init__(self, limit: int) -> None:
+        self.of: dict[Scope, Hold] = {}
+        self._limit = limit
+        self._size = 0
+
+    def add(self, scope: Scope, seq: int, frame: OutFrame) -> None:
+        """They are in the log too: those that become too many are forgotten and read again."""
+        hold = self.of[scope]
+        if hold.left_at is not None:
             return
-        self.frames.append((seq, frame))
-        self.size += len(frame)
-        if self.size > _MAX_HELD_BYTES:
-            self.frames.clear()
-            self.size = 0
-            self.has_overflowed = True
+        hold.frames.append((seq, frame))
+        size = len(frame) + _BYTES_A_FRAME
+        hold.size += size
+        self._size += size
+        if self._size > self._limit:
+            self._size -= hold.size
+            hold.frames.clear()
+            hold.size = 0
+
+    def drop(self, scope: Scope) -> None:
+        hold = self.of.pop(scope, None)
+        if hold is not None:
+            self._size -= hold.size
 
 
 class Hub:
-    """`on_unwatched` is called when the last socket of a scope has gone."""
+    """`on_unfollowed` is called when a socket has ceased to follow a scope, `on_unwatched` behind it
+    when it was the last one.
+    """
 
-    def __init__(self, on_unwatched: Callable[[Scope], None]) -> None:
+    def __init__(
+        self,
+        on_unwatched: Callable[[Scope], None],
+        on_unfollowed: Callable[[Connection, Scope], None] = lambda _connection, _scope: None,
+    ) -> None:
         self._on_unwatched = on_unwatched
+        self._on_unfollowed = on_unfollowed
         self._followers: dict[Scope, dict[Connection, int]] = {}
-        self._holds: dict[tuple[Connection, Scope], Hold] = {}
+        self._holds: dict[Connection, Holds] = {}
         self._by_user: dict[UserId, list[Connection]] = {}
         self._by_session: dict[SessionId, list[Connection]] = {}
 
@@ -88,19 +131,50 @@ class Hub:
             connection.scopes.append(scope)
         followers[connection] = after
 
-    def hold(self, connection: Connection, scope: Scope) -> None:
-        """Keep live updates back until `settle`; those already kept stay."""
+    def number(self, connection: Connection, scope: Scope) -> int | None:
+        """From which number on the socket follows the scope; None if that has yet to be read."""
+        after = self._followers[scope][connection]
+        return self._holds[connection].of[scope].floor if after == HELD else after
+
+    def hold(
+        self,
+        connection: Connection,
+        scope: Scope,
+        floor: int | None = None,
+        *,
+        is_new: bool = False,
+    ) -> Hold:
+        """Keep live updates back until `settle`. What was held until now, whoever did so, is void.
+
+        Args:
+            connection: of the socket.
+            scope: of the updates.
+            floor: the number from which the socket followed it until now.
+            is_new: see `Hold`.
+        """
         self.follow(connection, scope, HELD)
-        kept = self._holds.get((connection, scope))
-        if kept is None or kept.left_at is not None:
-            self._holds[connection, scope] = Hold()
+        holds = self._holds.get(connection)
+        if holds is None:
+            holds = self._holds[connection] = Holds(connection.queue_bytes // _HELD_SHARE)
+        holds.drop(scope)
+        hold = holds.of[scope] = Hold(floor, is_new=is_new)
+        return hold
+
+    def begin(self, connection: Connection, scope: Scope, floor: int) -> None:
+        """It was read that the socket, which is held, follows the scope from this number on."""
+        self._holds[connection].of[scope].begin(floor)
 
     def is_held(self, connection: Connection, scope: Scope) -> bool:
-        return (connection, scope) in self._holds
+        return self.find_hold(connection, scope) is not None
+
+    def find_hold(self, connection: Connection, scope: Scope) -> Hold | None:
+        """The present one. Whoever waited meanwhile compares: another membership has another."""
+        holds = self._holds.get(connection)
+        return None if holds is None else holds.of.get(scope)
 
     def held(self, connection: Connection, scope: Scope) -> list[tuple[int, OutFrame]]:
         """What waits behind the replay, by number."""
-        hold = self._holds.get((connection, scope))
+        hold = self.find_hold(connection, scope)
         return list(hold.frames) if hold is not None else []
 
     def settle(
@@ -124,19 +198,22 @@ class Hub:
         Returns:
             False if what was held does not join on (it was too much): read on in the log first.
         """
-        hold = self._holds[connection, scope]
+        hold = self._holds[connection].of[scope]
         pending = [(seq, frame) for seq, frame in hold.frames if seq > upto]
         joins = pending[0][0] == upto + 1 if pending else last is None or last <= upto
-        if hold.has_overflowed and not joins:
-            hold.has_overflowed = False
-            return False
-        if not joins and hold.left_at is None:
+        # An end that the client is already beyond is that of an earlier membership.
+        ends = hold.left_at is not None and hold.left_at > upto
+        if not joins:
+            hold.left_at = hold.left_at if ends else None
             return False
         for _, frame in pending:
             connection.send(frame)
-        del self._holds[connection, scope]
-        self._followers[scope][connection] = upto if floor is None else floor
-        if hold.left_at is not None and hold.left_at > upto:
+        self._drop_hold(connection, scope)
+        # Where the log was read further than this worker has handed out, `floor` would let it in again.
+        if floor is None or (last is not None and last < upto):
+            floor = upto
+        self._followers[scope][connection] = floor
+        if ends:
             self.unfollow(connection, scope)
         return True
 
@@ -145,7 +222,8 @@ class Hub:
         if followers is None or followers.pop(connection, None) is None:
             return
         connection.scopes.remove(scope)
-        self._holds.pop((connection, scope), None)
+        self._drop_hold(connection, scope)
+        self._on_unfollowed(connection, scope)
         if not followers:
             del self._followers[scope]
             self._on_unwatched(scope)
@@ -170,7 +248,7 @@ class Hub:
                 connection.send(instead.get(connection, frame) if instead else frame)
             elif after == HELD:
                 own = instead.get(connection, frame) if instead else frame
-                self._holds[connection, scope].add(seq, own)
+                self._holds[connection].add(scope, seq, own)
 
     def part(self, scope: Scope, seq: int, users: Iterable[UserId]) -> list[Connection]:
         """These users left with update `seq`: stop exactly behind it.
@@ -183,11 +261,20 @@ class Hub:
             for connection in list(self.of_user(user_id)):
                 after = self.followers(scope).get(connection)
                 if after == HELD:
-                    self._holds[connection, scope].left_at = seq
+                    hold = self._holds[connection].of[scope]
+                    if hold.floor is None or hold.floor < seq:
+                        hold.left_at = seq
                 elif after is not None and after < seq:
                     self.unfollow(connection, scope)
                     parted.append(connection)
         return parted
+
+    def _drop_hold(self, connection: Connection, scope: Scope) -> None:
+        holds = self._holds.get(connection)
+        if holds is not None:
+            holds.drop(scope)
+            if not holds.of:
+                del self._holds[connection]
 
 
 def _remove(

@@ -22,6 +22,8 @@ from websockets.frames import CloseCode as StandardCloseCode
 from websockets.server import ServerProtocol
 
 from app.transport.websocket.close_codes import CloseCode
+from app.transport.websocket.line import CLOSING_SECONDS
+from app.transport.websocket.outgoing import OutFrame
 
 EXTENSION = "messenger.pipe"
 _LINGER_SECONDS = 3.0
@@ -29,30 +31,26 @@ _STOP_SECONDS = 2.0
 
 
 class Pipe:
-    """The socket itself, for the application. Every call is immediate: nothing waits."""
+    """The socket itself, for the application: a `Line`."""
 
     __slots__ = ("_protocol",)
+    has_given_up = False
 
     def __init__(self, protocol: "FrameProtocol") -> None:
         self._protocol = protocol
 
-    def write(self, wire: bytes) -> None:
-        """Send a serialised frame; nothing happens once the socket closes."""
+    def write(self, frame: OutFrame) -> None:
         protocol = self._protocol
         if not protocol.close_sent and not protocol.transport.is_closing():
-            protocol.transport.write(wire)
+            protocol.transport.write(frame.wire)
 
     def waiting_bytes(self) -> int:
-        """Bytes that the peer has not taken yet."""
         return self._protocol.transport.get_write_buffer_size()
 
     def close(self, code: int, reason: str) -> None:
-        """Send a close frame behind what waits, and end the application's `receive`."""
         self._protocol.close_now(code, reason)
-
-    def abort(self) -> None:
-        """Drop the connection and what waits in it."""
-        self._protocol.transport.abort()
+        # The close frame waits behind what the peer has not taken, and so might wait for ever.
+        self._protocol.loop.call_later(CLOSING_SECONDS, self._protocol.transport.abort)
 
 
 class _Framing(ServerProtocol):

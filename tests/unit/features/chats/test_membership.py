@@ -32,6 +32,7 @@ from app.features.chats.remove_member import remove_member
 from app.features.chats.update import ChatChanges, update_chat
 from app.features.inbox.get_chat import get_chat
 from app.features.messages.models import MessageRow
+from app.features.updates.log import read_heads
 from app.features.users.block import block_user
 from app.features.users.errors import UsernameTaken
 from app.features.users.policy import Audience
@@ -210,6 +211,33 @@ async def test_in_a_channel_only_its_admins_and_the_person_are_told(club: Club) 
     assert await members_count(club, channel) == (4, 4)
 
 
+async def test_only_leaving_a_channel_is_counted_as_a_removal_that_nobody_is_told_of(
+    club: Club,
+) -> None:
+    owner, one, other, late = await club.town.settle_many(4)
+    channel = await club.channel(owner, one, other, username="news_channel")
+    group = await club.group(owner, one, other)
+    await join_chat(club.db, club.tools, user_id=late, chat_id=channel)
+    await leave_chat(club.db, club.tools, user_id=one, chat_id=channel)
+    await remove_member(club.db, club.tools, actor_id=owner, chat_id=channel, user_id=late)
+    await club.put(owner, channel, other, Role.BANNED)
+    await club.put(owner, channel, late, Role.BANNED)
+    for leaver in (one, other):
+        await leave_chat(club.db, club.tools, user_id=leaver, chat_id=group)
+    scopes = [chat_scope(channel), chat_scope(group)]
+    heads = await club.db.read(lambda tx: read_heads(tx, scopes))
+    assert [heads[scope].removals for scope in scopes] == [3, 0]
+    told = [(await club.updates(user_scope(person)))[-1] for person in (one, other)]
+    assert [update.data.get("_ended") for update in told] == [None, None]
+    ended = [
+        update.data["_ended"]
+        for person in (one, late, other)
+        for update in await club.updates(user_scope(person))
+        if update.type == "chat_removed" and update.subject_id == channel
+    ]
+    assert ended == [[channel, 1], [channel, 2], [channel, 3]]
+
+
 async def test_large_groups_are_joined_without_a_service_message(club: Club) -> None:
     owner, *people = await club.town.settle_many(3)
     group = await club.group(owner, username="crowd_group")
@@ -382,6 +410,22 @@ async def test_a_deleted_private_chat_is_opened_again_empty(club: Club) -> None:
         "chat_removed",
         "chat_created",
     ]
+
+
+async def test_a_chat_that_is_opened_again_on_many_devices_at_once_is_told_once(
+    club: Club,
+) -> None:
+    anna, bruno = await club.town.settle_many(2)
+    chat = await club.pair(anna, bruno)
+    for _ in range(5):
+        await club.say(bruno, chat)
+        await _delete(club, anna, chat)
+        before = len(await types(club, user_scope(anna)))
+        assert await club.pair(anna, bruno) == chat
+        await _delete(club, anna, chat)
+        await asyncio.gather(*(club.pair(anna, bruno) for _ in range(6)))
+        told = (await types(club, user_scope(anna)))[before:]
+        assert told == ["chat_created", "chat_removed", "chat_created"]
 
 
 async def test_deleting_a_private_chat_for_both_leaves_no_text_behind(club: Club) -> None:

@@ -82,8 +82,12 @@ class WorkerBus(MemoryBus):
 
 @dataclass
 class Client:
-    """The far end of a socket: an ASGI server that takes everything, unless it is told to stall."""
+    """The far end of a socket: an ASGI server that takes everything, unless it is told to stall.
 
+    `is_far`: it takes each frame a moment after it was sent.
+    """
+
+    is_far: bool = False
     frames: list[dict[str, Any]] = field(default_factory=list)
     code: int | None = None
     incoming: "asyncio.Queue[dict[str, Any]]" = field(default_factory=asyncio.Queue)
@@ -96,6 +100,8 @@ class Client:
 
     async def send(self, message: dict[str, Any]) -> None:
         await self.takes.wait()
+        if self.is_far:
+            await asyncio.sleep(0)
         if message["type"] == "websocket.close":
             self.code = message["code"]
             self.hang_up()

@@ -228,5 +228,25 @@ async def test_a_client_that_was_away_for_long_gets_everything_in_pages(cluster:
         assert client.seqs(scope) == list(range(state[scope] + 1, state[scope] + 201))
 
 
+async def test_a_long_replay_of_long_messages_closes_no_reader_who_keeps_up(
+    cluster: Cluster,
+) -> None:
+    anna, bruno = await cluster.settle(), await cluster.settle()
+    chat = await cluster.group(anna, bruno)
+    scope = f"chat:{chat}"
+    before = await cluster.connect(bruno)
+    known, epoch = before.state[scope], before.epoch
+    before.hang_up()
+    for start in range(0, 160, 32):
+        texts = ["\u20ac" * 4096 for _ in range(start, start + 32)]
+        await asyncio.gather(*(cluster.say(anna, chat, text) for text in texts))
+    client = await cluster.connect(bruno)
+    client.is_far = True
+    client.say("resume", {"epoch": epoch, "state": {scope: known}})
+    await client.expect(lambda: client.seen("resumed") or client.code, seconds=20)
+    assert client.code is None
+    assert client.seqs(scope) == list(range(known + 1, known + 161))
+
+
 def ids(client: Client) -> list[int]:
     return [frame["data"]["id"] for frame in client.seen("new_message")]

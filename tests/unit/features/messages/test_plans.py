@@ -1,27 +1,13 @@
 """No statement on a hot path reads a whole table, or another chat's messages."""
 
 import pytest
-from sqlalchemy import Executable
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.expression import ClauseElement
 
 from app.features.messages import queries, unread
 from app.infra.database.key_lists import key_parameters
+from tests.support.plans import Explain
 from tests.unit.features.messages.conftest import Rooms
 
 pytestmark = pytest.mark.anyio
-
-
-class Explain(Executable, ClauseElement):
-    inherit_cache = False
-
-    def __init__(self, statement: Executable) -> None:
-        self.statement = statement
-
-
-@compiles(Explain, "sqlite")
-def _explain(element: Explain, compiler, **options) -> str:
-    return "EXPLAIN QUERY PLAN " + compiler.process(element.statement, **options)
 
 
 PAIRS = [(1, 2), (3, 4)]

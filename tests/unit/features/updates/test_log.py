@@ -5,7 +5,14 @@ import asyncio
 import pytest
 from sqlalchemy import select
 
-from app.features.updates.log import create_scopes, lock_scopes, read_seqs, try_lock_scopes
+from app.features.updates.log import (
+    Head,
+    create_scopes,
+    lock_scopes,
+    read_heads,
+    read_seqs,
+    try_lock_scopes,
+)
 from app.features.updates.models import ScopeRow, UpdateRow
 from app.features.updates.read import find_oldest, read_log
 from app.infra.database.database import Database
@@ -71,6 +78,38 @@ async def test_announcements_leave_after_the_commit_in_order(db: Database) -> No
     assert heard[0].left == (8,)
     assert heard[0].frame is None
     assert heard[1].frame == b'{"type":"read","scope":"user","seq":1,"data":{"chat_id":1}}'
+
+
+async def test_a_removal_that_no_update_tells_of_is_known_by_its_revision(db: Database) -> None:
+    heard: list[Announcement] = []
+    db.on_commit = heard.extend
+
+    async def say(tx: Tx) -> None:
+        (await lock_scopes(tx, [CHAT])).append(CHAT, "new_message", content={})
+
+    async def remove(tx: Tx) -> None:
+        log = await lock_scopes(tx, [CHAT, USER])
+        ended = (ChatId(1), log.count_removal(CHAT))
+        log.append(USER, "chat_removed", data={"chat_id": 1}, content={}, ended=ended)
+
+    async def fail(tx: Tx) -> None:
+        (await lock_scopes(tx, [CHAT])).count_removal(CHAT)
+        raise RuntimeError("rolled back")
+
+    await db.write(say)
+    await db.write(remove)
+    with pytest.raises(RuntimeError, match="rolled back"):
+        await db.write(fail)
+    await db.write(say)
+    assert [(a.scope, a.seq, a.removals, a.ended) for a in heard] == [
+        (CHAT, 1, 0, None),
+        (USER, 1, 0, (1, 1)),
+        (CHAT, 2, 1, None),
+    ]
+    heads = await db.read(lambda tx: read_heads(tx, [CHAT, USER, OTHER]))
+    assert heads == {CHAT: Head(2, 1), USER: Head(1, 0), OTHER: Head(0, 0)}
+    (told,) = await db.read(lambda tx: read_log(tx, {USER: (0, 1)}, limit=10))
+    assert told.data == {"chat_id": 1, "_ended": [1, 1]}
 
 
 async def test_a_failed_change_announces_nothing(db: Database) -> None:
