@@ -52,6 +52,11 @@ class Line:
         content = await self._reader.readexactly(int(length[1])) if length else b""
         return Answer(int(head[9:12]), json.loads(content) if content else None)
 
+    @property
+    def is_closed(self) -> bool:
+        """By the server."""
+        return self._reader.at_eof() or self._writer.is_closing()
+
     def cut(self) -> None:
         reset(self._writer)
 
@@ -82,7 +87,7 @@ class Door:
         line: Line | None = None
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS if cut_after is None else cut_after):
-                line = self._idle.pop() if self._idle else await self._open()
+                line = self._take_idle() or await self._open()
                 answer = await line.ask(request)
         except (OSError, EOFError, TimeoutError) as error:
             self.losses += 1
@@ -96,6 +101,14 @@ class Door:
         """Forget the connections, as after the worker's restart."""
         while self._idle:
             self._idle.pop().cut()
+
+    def _take_idle(self) -> Line | None:
+        """None that the server has closed meanwhile, for having been idle too long."""
+        while self._idle:
+            line = self._idle.pop()
+            if not line.is_closed:
+                return line
+        return None
 
     async def _open(self) -> Line:
         return Line(*await asyncio.open_connection("127.0.0.1", self.port))

@@ -24,10 +24,10 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
-SENDS = scaled(quick=120, full=8000)
+SENDS = scaled(quick=60, full=8000)
 AT_ONCE = scaled(quick=12, full=32)
 # Longer than all waits for a lock together, so that sends fail of it.
-HELD_SECONDS = scaled(quick=1.0, full=45.0)
+HELD_SECONDS = scaled(quick=0.5, full=45.0)
 _FAULT_EVERY = 10
 _CUT_SHARE = 0.05
 _CUT_SECONDS = 0.3

@@ -16,8 +16,8 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
-USERS = scaled(quick=8, full=200)
-CALLS = scaled(quick=300, full=50_000)
+USERS = scaled(quick=6, full=200)
+CALLS = scaled(quick=200, full=50_000)
 AT_ONCE = scaled(quick=16, full=48)
 # DATABASE_POOL_SIZE.
 POOL = 10

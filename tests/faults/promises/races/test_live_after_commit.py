@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.anyio
 
 LISTENERS = scaled(quick=6, full=20)
-SENDS = scaled(quick=20, full=1000)
+SENDS = scaled(quick=10, full=1000)
 AT_ONCE = scaled(quick=8, full=32)
 _HOLD_SECONDS = 0.2
 _SOON_SECONDS = 60.0

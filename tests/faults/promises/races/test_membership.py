@@ -15,7 +15,7 @@ from tests.support.people import new_id
 pytestmark = pytest.mark.anyio
 
 AT_ONCE = 16
-ROUNDS = scaled(quick=2, full=60)
+ROUNDS = scaled(quick=1, full=60)
 JOINERS = scaled(quick=8, full=50)
 INVITES = scaled(quick=1, full=20)
 # What a call may be refused with when it loses the race.

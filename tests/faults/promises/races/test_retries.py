@@ -21,7 +21,7 @@ from tests.support.people import API, Json, new_id
 
 pytestmark = pytest.mark.anyio
 
-SENDS = scaled(quick=60, full=20_000)
+SENDS = scaled(quick=40, full=20_000)
 SENDERS = scaled(quick=6, full=24)
 AT_ONCE = scaled(quick=12, full=32)
 RACES = scaled(quick=8, full=500)
