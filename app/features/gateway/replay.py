@@ -168,6 +168,9 @@ class Replayer:
             connection.send(self._fanout.show(connection, update))
             sent += 1
             if reads_on:
+                if update.frame is None and scope.kind is ScopeKind.USER:
+                    # It may have told of a new chat: a new socket follows them all.
+                    connection.close(CloseCode.SERVICE_RESTART)
                 self.on_released(connection, update)
             span.after = update.seq
         if reads_on:
