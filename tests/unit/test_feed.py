@@ -2,6 +2,7 @@
 
 import os
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -178,8 +179,95 @@ def test_rows_that_the_log_no_longer_holds_reset_the_scope() -> None:
     feed.begin(4)
     feed.stand(20)
     feed.run_out_of_patience()
-    step = feed.fill(4, [logged(15), logged(16)])
-    assert (step.deliver, step.reset_to, feed.last) == ([], 20, 20)
+    step = feed.fill(4, [logged(15), logged(16)], upto=20)
+    assert (step.reset_to, [u.seq for u in step.deliver], step.ask) == (14, [15, 16], Ask.LOG)
+    assert feed.fill(16, [], upto=20).reset_to == 20
+    assert (feed.last, feed.gap) == (20, None)
+
+
+def test_a_reset_goes_no_further_than_what_was_read() -> None:
+    """What was announced since is still in the log."""
+    feed = Feed()
+    feed.begin(4)
+    feed.stand(20)
+    feed.run_out_of_patience()
+    feed.announce(logged(21))
+    step = feed.fill(4, [], upto=20)
+    assert (step.reset_to, feed.last, step.ask) == (20, 21, Ask.NOTHING)
+    assert [u.seq for u in step.deliver] == [21]
+
+
+def removal(seq: int, revision: int) -> Announcement:
+    """An update of a scope with this removal revision."""
+    return replace(logged(seq), removals=revision)
+
+
+def test_an_update_with_a_removal_that_was_not_heard_of_waits_for_it() -> None:
+    feed = Feed()
+    feed.begin(4, 7)
+    assert [u.seq for u in feed.announce(removal(5, 7)).deliver] == [5]
+    waiting = feed.announce(removal(6, 8))
+    assert (waiting.deliver, waiting.ask) == ([], Ask.PATIENCE)
+    assert feed.announce(removal(7, 8)).deliver == []
+    assert [u.seq for u in feed.end(8).deliver] == [6, 7]
+    assert feed.run_out_of_patience().ask is Ask.NOTHING
+
+
+def test_removals_are_heard_of_in_any_order_and_more_than_once() -> None:
+    feed = Feed()
+    feed.begin(4, 0)
+    feed.announce(removal(5, 3))
+    for revision in (3, 1, 3, 1):
+        assert feed.end(revision).deliver == []
+    assert [u.seq for u in feed.end(2).deliver] == [5]
+    assert feed.checked == 3
+    assert feed.end(2).deliver == []
+
+
+def test_a_removal_that_is_never_heard_of_is_read_about_at_once_when_patience_ends() -> None:
+    feed = Feed()
+    feed.begin(4, 0)
+    feed.announce(removal(5, 1))
+    assert (feed.run_out_of_patience().ask, feed.gap) == (Ask.LOG, (4, 5))
+    # Rows read before the memberships were checked are not handed out.
+    assert feed.fill(4, [removal(5, 1)], upto=5).deliver == []
+    feed.check(1)
+    assert [u.seq for u in feed.fill(4, [removal(5, 1)], upto=5).deliver] == [5]
+
+
+def test_a_removal_behind_which_nothing_was_said_is_read_about_without_rows() -> None:
+    feed = Feed()
+    feed.begin(4, 0)
+    assert feed.stand(4, 1).ask is Ask.PATIENCE
+    assert (feed.run_out_of_patience().ask, feed.gap) == (Ask.LOG, (4, 4))
+    feed.check(1)
+    assert feed.fill(4, [], upto=4).reset_to is None
+    assert feed.gap is None
+
+
+def test_what_was_checked_does_not_hold_for_who_was_read_before_it() -> None:
+    feed = Feed()
+    feed.begin(4, 0)
+    feed.end(3)
+    feed.end(1)
+    assert feed.checked == 1
+    # This one was read at revision 0: the first removal may have been theirs, and so may the third.
+    feed.admit(0)
+    assert feed.announce(removal(5, 1)).deliver == []
+    assert feed.end(1).deliver != []
+    feed.end(2)
+    assert feed.checked == 2
+
+
+def test_a_number_that_cannot_be_had_is_not_asked_for_again_and_again() -> None:
+    feed = Feed()
+    feed.begin(4)
+    feed.stand(5)
+    feed.run_out_of_patience()
+    feed.pause()
+    for step in (feed.stand(5), feed.announce(logged(6)), feed.announce(logged(7, frame=False))):
+        assert (step.deliver, step.ask) == ([], Ask.NOTHING)
+    assert [u.seq for u in feed.fill(4, [logged(5)], upto=5).deliver] == [5, 6]
 
 
 def test_rows_read_before_the_feed_went_on_reset_nothing() -> None:

@@ -251,7 +251,7 @@ class CatchUp:
             if is_same_epoch and after <= span.upto:
                 span.after = after
             else:
-                refused[wire] = span.upto
+                refused[wire] = max(span.upto, span.hold.sent)
         return ranges, refused
 
     def _is_new(self, connection: Connection, scope: Scope) -> bool:
@@ -292,7 +292,7 @@ def _find_late(
 ) -> dict[str, int]:
     """Chats of which the client claims numbers from before its user's joining, with their own numbers."""
     return {
-        scope.wire: span.upto
+        scope.wire: max(span.upto, span.hold.sent)
         for scope, span in ranges.items()
         if scope.kind is ScopeKind.CHAT
         and (it := followings.get((connection.user_id, ChatId(scope.id)))) is not None

@@ -145,8 +145,10 @@ def _add(
         not updates
         or updates[0].seq != span[0] + 1
         or (following is not None and following.joined_seq > span[0])
+        or any(update.frame is None for update in updates)
     ):
-        # Pruned: the client lags further behind than the log reaches. Or the user has just come back.
+        # Pruned: the client lags further behind than the log reaches. Or the user has just come back, or
+        # one of the rows cannot be filled in.
         found.resets[scope.wire] = found.state[scope.wire] = span[1]
     else:
         found.updates += [_show(update, following) for update in updates]

@@ -38,6 +38,8 @@ TOPIC = "updates"
 # Another worker's publish is usually this late at most; then the log is read.
 PATIENCE_SECONDS = 0.02
 _SCOPES_A_FILL = 100
+_MAX_TRIES = 3
+_RETRY_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +96,8 @@ class Fanout:
         self._unpublished: dict[Scope, set[int]] = {}
         # An ordered set: who waits longest is read first.
         self._gaps: dict[Scope, None] = {}
+        # Scopes of which something cannot be read -> how often that was tried.
+        self._tries: dict[Scope, int] = {}
 
     # What arrives.
 
@@ -169,6 +173,13 @@ class Fanout:
             return False
         return self._revisions.get(scope, {}).get(connection, 0) < revision
 
+    def sent(self, connection: Connection, scope: Scope) -> int:
+        """Up to which number the socket, which follows the scope, was sent all above its own."""
+        hold = self.hub.find_hold(connection, scope)
+        if hold is not None:
+            return max(hold.floor or 0, hold.sent)
+        return max(self.hub.followers(scope)[connection], self.last(scope) or 0)
+
     def last(self, scope: Scope) -> int | None:
         """The number that was handed out last."""
         feed = self._feeds.get(scope)
@@ -184,8 +195,10 @@ class Fanout:
             self._newcomers[scope].pop(connection, None)
 
     def show(self, connection: Connection, update: Announcement) -> OutFrame:
-        """The frame of an update that is replayed to one socket."""
-        frame = update.frame or b""
+        """The frame of an update that is replayed to one socket; for one that cannot be had, a reset."""
+        if update.frame is None:
+            return render_reset(update.scope.wire, update.seq)
+        frame = update.frame
         first_visible_id = self._newcomers.get(update.scope, {}).get(connection)
         if first_visible_id is not None:
             oldest = find_oldest_told(frame)
@@ -220,6 +233,7 @@ class Fanout:
         self._newcomers.pop(scope, None)
         self._revisions.pop(scope, None)
         self._gaps.pop(scope, None)
+        self._tries.pop(scope, None)
         for seq in sorted(self._unpublished.pop(scope, ())):
             # Nobody is left here who would fill it in; the other workers can.
             self._publish(Announcement(scope, seq))
@@ -227,10 +241,10 @@ class Fanout:
     # What leaves.
 
     def _take(self, scope: Scope, step: Step) -> None:
-        for update in step.deliver:
-            self._hand_out(update)
         if step.reset_to is not None:
             self._reset(scope, step.reset_to)
+        for update in step.deliver:
+            self._hand_out(update)
         if step.ask is Ask.PATIENCE:
             self._later(PATIENCE_SECONDS, partial(self._run_out_of_patience, scope))
         elif step.ask is Ask.LOG:
@@ -240,7 +254,11 @@ class Fanout:
             self._publish_passed(scope)
 
     def _hand_out(self, update: Announcement) -> None:
-        payload = update.frame or b""
+        payload = update.frame
+        if payload is None:
+            self._reset(update.scope, update.seq)
+            self.on_handed_out(update)
+            return
         frame = OutFrame(payload)
         instead: dict[Connection, OutFrame] = {}
         newcomers = self._newcomers.get(update.scope)
@@ -254,7 +272,7 @@ class Fanout:
         self.on_handed_out(update)
 
     def _reset(self, scope: Scope, seq: int) -> None:
-        """The log no longer holds what was missed (an outage longer than its retention)."""
+        """What was missed up to there cannot be had: pruned (a long outage), or not to be filled in."""
         _log.warning("scope_reset_for_all", extra={"scope": scope.wire, "seq": seq})
         if scope.kind is ScopeKind.USER:
             # It may have told of new chats: a new socket follows them all.
@@ -312,7 +330,7 @@ class Fanout:
             feed = self._feeds.get(scope)
             if feed is None:
                 continue
-            if _revision(heads, scope) > feed.checked or _is_torn(gaps, pages, scope):
+            if _revision(heads, scope) > feed.checked or _torn_upto(gaps, pages, scope):
                 suspects.update(
                     (connection.user_id, ChatId(scope.id))
                     for connection in self.hub.followers(scope)
@@ -330,30 +348,76 @@ class Fanout:
             # Whoever hands them out must have checked what was known when they were read.
             revision = _revision(filled.heads, scope)
             updates = [replace(it, removals=revision) for it in found] if revision else found
-            self._publish_filled(scope, updates)
-            feed = self._feeds.get(scope)
-            if feed is not None:
-                after, upto = gaps.ranges[scope]
-                self._take(scope, feed.fill(after, updates, upto=upto))
+            self._fill(scope, gaps.ranges[scope], updates)
+
+    def _fill(self, scope: Scope, span: tuple[int, int], updates: list[Announcement]) -> None:
+        feed = self._feeds.get(scope)
+        if feed is None:
+            return
+        after, upto = span
+        count = next((at for at, it in enumerate(updates) if it.frame is None), len(updates))
+        if count < len(updates) and self._may_try_again(scope):
+            # A row without its frame will be handed out as a reset, but is read a few times more before.
+            self._publish_filled(scope, updates[:count])
+            step = feed.fill(after, updates[:count], upto=upto if count else after)
+            feed.pause()
+            self._take(scope, replace(step, ask=Ask.NOTHING))
+            return
+        if count == len(updates):
+            self._tries.pop(scope, None)
+        self._publish_filled(scope, updates)
+        self._take(scope, feed.fill(after, updates, upto=upto))
+
+    def stumble(self, scope: Scope, upto: int) -> bool:
+        """What is missing up to there could not be read, and the database is not to blame.
+
+        Returns:
+            Whether that is new of this scope.
+        """
+        feed = self._feeds.get(scope)
+        if feed is None:
+            return True
+        is_new = scope not in self._tries
+        if self._may_try_again(scope):
+            feed.pause()
+            return is_new
+        for connection in list(self.hub.followers(scope)):
+            # What was missed may have ended their memberships, or begun new ones.
+            connection.close(CloseCode.SERVICE_RESTART)
+        self._take(scope, feed.reset(upto))
+        return is_new
+
+    def _may_try_again(self, scope: Scope) -> bool:
+        """A few times, with a while in between; once it was given up, not again before something was read."""
+        tries = self._tries[scope] = self._tries.get(scope, 0) + 1
+        if tries > _MAX_TRIES:
+            return False
+        self._later(_RETRY_SECONDS, partial(self._ask_again, scope))
+        return True
+
+    def _ask_again(self, scope: Scope) -> None:
+        if scope in self._feeds:
+            self._gaps[scope] = None
+            self.on_gaps()
 
     def _judge(self, gaps: Gaps, filled: Filled, scope: Scope) -> None:
         """Drop who is not in the chat, or not any more under the membership that is followed here."""
         feed = self._feeds.get(scope)
         chat_id, revision = ChatId(scope.id), _revision(filled.heads, scope)
-        is_torn = _is_torn(gaps, filled.pages, scope)
-        if feed is None or (revision <= feed.checked and not is_torn):
+        torn_upto = _torn_upto(gaps, filled.pages, scope)
+        if feed is None or (revision <= feed.checked and not torn_upto):
             return
         checked = revision
         for connection in list(self.hub.followers(scope)):
             number = self.hub.number(connection, scope)
             pair = (connection.user_id, chat_id)
             is_older = self._is_older(connection, scope, revision)
-            if number is None or not (is_older or is_torn):
+            if number is None or not (is_older or torn_upto):
                 continue
             if pair not in filled.suspects:
                 # Came meanwhile: what was read before a removal is checked up to that.
                 checked = min(checked, self._revisions.get(scope, {}).get(connection, 0))
-            elif is_older or number <= gaps.ranges[scope][0]:
+            elif is_older or number < torn_upto:
                 following = filled.found.get(pair)
                 if following is None or following.joined_seq > number:
                     self.expel(connection, scope)
@@ -397,11 +461,14 @@ def _revision(heads: Mapping[Scope, Head], scope: Scope) -> int:
     return 0 if head is None else head.removals
 
 
-def _is_torn(gaps: Gaps, pages: Pages, scope: Scope) -> bool:
-    """Whether the log does not hold the beginning of what is missing (any more)."""
+def _torn_upto(gaps: Gaps, pages: Pages, scope: Scope) -> int:
+    """Up to which number the log does not hold (any more) what is missing; 0: it holds its beginning."""
     after, upto = gaps.ranges[scope]
     updates = pages.updates.get(scope)
-    return updates is not None and after < upto and (not updates or updates[0].seq != after + 1)
+    if updates is None or after == upto:
+        return 0
+    first = updates[0].seq if updates else upto + 1
+    return 0 if first == after + 1 else first - 1
 
 
 def _encode(announcement: Announcement) -> bytes:

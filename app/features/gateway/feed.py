@@ -28,7 +28,7 @@ class Ask(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`deliver` in this order, now. `reset_to`: the log no longer holds what came before it."""
+    """`deliver` in this order, now; before that, `reset_to`: what is missing up to there cannot be had."""
 
     deliver: list[Announcement] = field(default_factory=list[Announcement])
     ask: Ask = Ask.NOTHING
@@ -123,24 +123,34 @@ class Feed:
         self._asked = Ask.NOTHING
         if self.last is None:
             return _IDLE
-        if self.last == after and upto != after and (not updates or updates[0].seq != after + 1):
-            return self.reset(self._known if upto is None else upto)
+        reset_to: int | None = None
+        if updates and self.last < updates[0].seq - 1:
+            reset_to = updates[0].seq - 1
+        elif not updates and self.last == after and upto != after:
+            reset_to = self._known if upto is None else upto
+        if reset_to is not None:
+            self.last = reset_to
         deliver: list[Announcement] = []
         for update in updates:
             if update.seq == self.last + 1 and update.removals <= self.checked:
                 self.last = update.seq
                 deliver.append(update)
         step = self._go_on(deliver)
-        if step.ask is Ask.PATIENCE and self._revision <= self.checked:
+        ask = step.ask
+        if ask is Ask.PATIENCE and self._revision <= self.checked:
             # A long gap is read in pages; between them there is nothing to wait for.
-            self._asked = Ask.LOG
-            return Step(step.deliver, Ask.LOG)
-        return step
+            self._asked = ask = Ask.LOG
+        return Step(step.deliver, ask, reset_to)
 
     def fail_to_fill(self) -> Step:
         """The log could not be read: try again after a moment."""
         self._asked = Ask.NOTHING
         return self._go_on([])
+
+    def pause(self) -> None:
+        """The log was read in vain: ask for nothing until somebody reads it again."""
+        if self.last is not None:
+            self._asked = Ask.LOG
 
     def reset(self, upto: int) -> Step:
         """What is missing up to this number cannot be had: go on behind it."""

@@ -16,7 +16,10 @@ from app.transport.feature import Content, LoggedUpdate
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """`updates` of each scope by number; `is_cut`: the limit was reached, scopes behind it are absent."""
+    """`updates` of each scope by number; `is_cut`: the limit was reached, scopes behind it are absent.
+
+    An update without a frame cannot be filled in: whoever needs it reads its scope again.
+    """
 
     updates: dict[Scope, list[Announcement]]
     is_cut: bool
@@ -41,7 +44,7 @@ async def read_pages(
 def make_pages(
     ranges: Mapping[Scope, tuple[int, int]],
     rows: Sequence[LoggedUpdate],
-    contents: Sequence[Content],
+    contents: Sequence[Content | None],
     *,
     limit: int,
 ) -> Pages:
@@ -52,7 +55,7 @@ def make_pages(
         scope: [] for scope in sorted(ranges) if end is None or scope <= end
     }
     for row, content in zip(rows, contents, strict=True):
-        frame = render_update(row.type, row.scope, row.seq, content)
+        frame = None if content is None else render_update(row.type, row.scope, row.seq, content)
         updates[row.scope].append(
             Announcement(
                 row.scope,

@@ -32,6 +32,7 @@ from app.features.gateway.queries import (
 from app.features.gateway.turns import Turns
 from app.features.updates.log import Head, read_heads, read_seqs
 from app.features.updates.read import UpdateKinds
+from app.infra.database.errors import DatabaseUnavailable
 from app.infra.database.tx import Tx
 from app.infra.services import Services
 from app.kernel.ids import ChatId, UserId
@@ -74,16 +75,7 @@ class LogReader:
             await self._has_gaps.wait()
             self._has_gaps.clear()
             while (gaps := self._fanout.find_gaps()) is not None:
-                try:
-                    await self._fill(gaps)
-                except Problem:
-                    # The database is away; the feeds ask again.
-                    self._fanout.skip(gaps.ranges)
-                    await asyncio.sleep(_RETRY_SECONDS)
-                except Exception:  # noqa: BLE001 - one bad row must not end the delivery of all others
-                    _log.exception("fill_failed")
-                    self._fanout.skip(gaps.ranges)
-                    await asyncio.sleep(_RETRY_SECONDS)
+                await self._fill_stubbornly(gaps)
 
     async def check_forever(self) -> None:
         """Compare all feeds with the log every few seconds, and at once when the bus came back."""
@@ -115,6 +107,24 @@ class LogReader:
                 for connection, _ in wanted:
                     # Held for ever it would miss everything without a word.
                     connection.close(CloseCode.SERVICE_RESTART)
+
+    async def _fill_stubbornly(self, gaps: Gaps) -> None:
+        """A scope that cannot be read must not delay the others."""
+        try:
+            await self._fill(gaps)
+        except DatabaseUnavailable:
+            # The feeds ask again.
+            self._fanout.skip(gaps.ranges)
+            await asyncio.sleep(_RETRY_SECONDS)
+        except Exception:  # noqa: BLE001 - one bad row must not end the delivery of all others
+            if len(gaps.ranges) > 1:
+                for scope, span in gaps.ranges.items():
+                    await self._fill_stubbornly(Gaps({scope: span}))
+                return
+            for scope, (_, upto) in gaps.ranges.items():
+                if self._fanout.stumble(scope, upto):
+                    place = {"scope_kind": scope.kind.name, "scope_id": scope.id}
+                    _log.exception("fill_failed", extra=place)
 
     async def _fill(self, gaps: Gaps) -> None:
         async def work(tx: Tx) -> Filled:

@@ -168,17 +168,21 @@ class Replayer:
             connection.send(self._fanout.show(connection, update))
             sent += 1
             if reads_on:
+                if update.frame is None and scope.kind is ScopeKind.USER:
+                    # It may have told of a new chat: a new socket follows them all.
+                    connection.close(CloseCode.SERVICE_RESTART)
                 self.on_released(connection, update)
             span.after = update.seq
         if reads_on:
-            span.upto = span.hold.sent = span.after
+            span.upto = span.after
+        span.hold.sent = max(span.hold.sent, span.after)
         return sent
 
     def _reset(self, connection: Connection, scope: Scope, span: Range, known: int) -> None:
         if span.reads_on and scope.kind is ScopeKind.USER:
             # It may have told of new chats: a new socket follows them all.
             connection.close(CloseCode.SERVICE_RESTART)
-        seq = max(span.after, known) if span.reads_on else span.upto
+        seq = max(span.after, known) if span.reads_on else max(span.upto, span.hold.sent)
         connection.send(render_reset(scope.wire, seq))
         span.after = span.upto = seq
 

@@ -1,23 +1,48 @@
 """Reading the log: rows come back as they were written, content as it is true now."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from sqlalchemy import and_, func, or_, select
 
 from app.features.updates.models import UpdateRow
+from app.infra.database.errors import is_outage
 from app.infra.database.tx import Tx
 from app.infra.services import Services
 from app.kernel.scopes import Scope, ScopeKind
-from app.transport.feature import Content, Feature, LoggedUpdate, UpdateKind
+from app.transport.feature import Content, Feature, Filler, LoggedUpdate, UpdateKind
 
-UpdateKinds = Mapping[tuple[ScopeKind, str], UpdateKind]
 _RANGES_A_STATEMENT = 100
+_MAX_REMEMBERED = 10_000
+_log = logging.getLogger(__name__)
+
+
+class UpdateKinds:
+    """The fillers of all slices by scope kind and type. Remembers what it has complained of."""
+
+    def __init__(self, kinds: Iterable[UpdateKind]) -> None:
+        self._kinds = {(kind.scope, kind.type): kind for kind in kinds}
+        self._reported: set[tuple[Scope, int]] = set()
+
+    def filler(self, scope_kind: ScopeKind, update_type: str) -> Filler:
+        return self._kinds[scope_kind, update_type].fill
+
+    def report(self, update: LoggedUpdate) -> None:
+        """Log, with the exception that is being handled, that a row cannot be filled in: once for each."""
+        key = (update.scope, update.seq)
+        if key in self._reported:
+            return
+        if len(self._reported) >= _MAX_REMEMBERED:
+            self._reported.clear()
+        self._reported.add(key)
+        place = {"type": update.type, "scope_kind": update.scope.kind.name, "seq": update.seq}
+        _log.exception("update_not_filled", extra={**place, "scope_id": update.scope.id})
 
 
 def collect_update_kinds(features: Iterable[Feature]) -> UpdateKinds:
-    """The fillers of all slices by scope kind and type."""
-    return {(kind.scope, kind.type): kind for feature in features for kind in feature.updates}
+    """What all slices say that can be in the log."""
+    return UpdateKinds(kind for feature in features for kind in feature.updates)
 
 
 async def read_log(
@@ -93,14 +118,37 @@ async def find_oldest(tx: Tx, scopes: Sequence[Scope]) -> dict[Scope, int]:
 
 async def fill_updates(
     tx: Tx, services: Services, kinds: UpdateKinds, updates: Sequence[LoggedUpdate]
-) -> list[Content]:
-    """The wire `data` of each update, in their order: one call of a filler for each kind."""
+) -> list[Content | None]:
+    """The wire `data` of each update, in their order: one call of a filler for each kind.
+
+    None where a filler fails for that row: its neighbours are filled in all the same.
+    """
     by_kind: dict[tuple[ScopeKind, str], list[int]] = {}
     for position, update in enumerate(updates):
         by_kind.setdefault((update.scope.kind, update.type), []).append(position)
-    contents: list[Content] = [{} for _ in updates]
+    contents: list[Content | None] = [None for _ in updates]
     for key, positions in by_kind.items():
-        filled = await kinds[key].fill(tx, services, [updates[position] for position in positions])
+        of_kind = [updates[position] for position in positions]
+        filled = await _fill(tx, services, kinds, key, of_kind)
         for position, content in zip(positions, filled, strict=True):
             contents[position] = content
     return contents
+
+
+async def _fill(
+    tx: Tx,
+    services: Services,
+    kinds: UpdateKinds,
+    key: tuple[ScopeKind, str],
+    updates: Sequence[LoggedUpdate],
+) -> Sequence[Content | None]:
+    try:
+        filled = await kinds.filler(*key)(tx, services, updates)
+    except Exception as error:
+        if is_outage(error):
+            raise
+        if len(updates) > 1:
+            return [(await _fill(tx, services, kinds, key, [update]))[0] for update in updates]
+        kinds.report(updates[0])
+        return [None]
+    return filled

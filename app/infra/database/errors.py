@@ -3,6 +3,7 @@
 import sqlite3
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.kernel.problems import Unavailable
 
@@ -58,6 +59,13 @@ def is_unavailable(error: DBAPIError) -> bool:
             "SQLITE_BUSY",
         )
     )
+
+
+def is_outage(error: Exception) -> bool:
+    """The database cannot serve at the moment; anything else is the fault of what was asked."""
+    if isinstance(error, DBAPIError):
+        return is_unavailable(error) or is_retryable(error)
+    return isinstance(error, OSError | PoolTimeoutError | DatabaseUnavailable)
 
 
 def as_unique_violation(error: IntegrityError) -> UniqueViolation | None:

@@ -25,23 +25,26 @@ _NOTHING: Mapping[Connection, OutFrame] = {}
 class Hold:
     """Live updates of one scope that wait behind a replay, in order.
 
-    `floor`: the number from which the socket follows the scope; None until that was read. `sent`: what is
-    above the floor was sent up to this one. `left_at`: it sees nothing behind this one. `is_new`: the user
-    came in while the socket was open, so that its client has missed nothing of this membership.
+    `floor`: the number from which the socket follows the scope, as its client was told; None until that was
+    read. `sent`: the client was sent all up to this number. `left_at`: it sees nothing behind this one.
+    `is_read`: it was read that the user is in the chat. `is_new`: they came in while the socket was open,
+    so that its client has missed nothing of this membership.
     """
 
-    __slots__ = ("floor", "frames", "is_new", "left_at", "sent", "size")
+    __slots__ = ("floor", "frames", "is_new", "is_read", "left_at", "sent", "size")
 
-    def __init__(self, floor: int | None, *, is_new: bool) -> None:
+    def __init__(self, floor: int | None, *, is_new: bool, is_read: bool) -> None:
         self.floor = floor
         self.is_new = is_new
+        self.is_read = is_read
         self.sent = 0
         self.frames: list[tuple[int, OutFrame]] = []
         self.size = 0
         self.left_at: int | None = None
 
     def begin(self, floor: int) -> None:
-        """Its number was read. An end that was heard of meanwhile may be that of an earlier membership."""
+        """It was read. An end that was heard of meanwhile may be that of an earlier membership."""
+        self.is_read = True
         self.floor = floor
         if self.left_at is not None and self.left_at <= floor:
             # What came behind that end was not kept: it will be read again.
@@ -134,7 +137,10 @@ class Hub:
     def number(self, connection: Connection, scope: Scope) -> int | None:
         """From which number on the socket follows the scope; None if that has yet to be read."""
         after = self._followers[scope][connection]
-        return self._holds[connection].of[scope].floor if after == HELD else after
+        if after != HELD:
+            return after
+        hold = self._holds[connection].of[scope]
+        return hold.floor if hold.is_read else None
 
     def hold(
         self,
@@ -157,7 +163,8 @@ class Hub:
         if holds is None:
             holds = self._holds[connection] = Holds(connection.queue_bytes // _HELD_SHARE)
         holds.drop(scope)
-        hold = holds.of[scope] = Hold(floor, is_new=is_new)
+        is_read = floor is not None and not is_new
+        hold = holds.of[scope] = Hold(floor, is_new=is_new, is_read=is_read)
         return hold
 
     def begin(self, connection: Connection, scope: Scope, floor: int) -> None:

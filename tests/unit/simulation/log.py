@@ -31,7 +31,7 @@ class Chat:
     is_history_visible: bool = True
     is_deleted: bool = False
     last_message_id: int = 0
-    # Message -> the first message that is new to whoever may read it.
+    # Who has taken a private chat off their list.
     closed_by: set[UserId] = field(default_factory=set)
 
 
@@ -225,7 +225,7 @@ class Log:
     def _fill_created(self, user_id: UserId, chat_id: ChatId) -> dict[str, object]:
         """The chat as it is when this is read; for whoever is not in it (any more) a tombstone."""
         chat = self.chats[chat_id]
-        if self.stay(user_id, chat_id) is None or user_id in chat.closed_by:
+        if self.stay(user_id, chat_id) is None:
             return {"id": chat_id, "is_removed": True}
         return {
             "id": chat_id,

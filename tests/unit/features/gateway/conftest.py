@@ -44,10 +44,14 @@ _numbers = itertools.count(1)
 
 
 class Wire:
-    """Between the workers. `lost`, `doubled`: probabilities; `delay`: seconds at most."""
+    """Between the workers. `lost`, `doubled`: probabilities; `delay`: seconds at most.
+
+    `loses` names payloads that never arrive.
+    """
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
+        self.loses: Callable[[bytes], bool] = lambda _: False
         self.lost = 0.0
         self.doubled = 0.0
         self.delay = 0.0
@@ -55,6 +59,8 @@ class Wire:
 
     def carry(self, sender: "WorkerBus", topic: str, payload: bytes) -> None:
         for bus in self.buses:
+            if self.loses(payload):
+                continue
             if bus is not sender and self.rng.random() >= self.lost:
                 for _ in range(1 + (self.rng.random() < self.doubled)):
                     asyncio.get_running_loop().call_later(
