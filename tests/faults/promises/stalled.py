@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+from pathlib import Path
 from typing import Any, Self
 
 from websockets.client import ClientProtocol
@@ -35,6 +36,20 @@ class StalledReader:
             assert await reader._read(), "the server closed before its hello"
         assert reader.frames[0]["type"] == "hello", reader.frames[0]
         return reader
+
+    async def say(self, frame_type: str, data: object) -> None:
+        """Send a frame; what it leads to is not read."""
+        self._protocol.send_text(json.dumps({"type": frame_type, "data": data}).encode())
+        await self._send()
+
+    def waiting_bytes(self) -> int:
+        """What the server's kernel holds for this reader; it grows until the kernel takes no more."""
+        server, own = self._socket.getpeername()[1], self._socket.getsockname()[1]
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, local, remote, _, queues, *_ = line.split()
+            if (int(local[-4:], 16), int(remote[-4:], 16)) == (server, own):
+                return int(queues.partition(":")[0], 16)
+        return 0
 
     async def drain(self) -> int | None:
         """Read what waits, to the end; the code with which the server closed, None if it cut the line."""
