@@ -12,7 +12,7 @@ from tests.unit.simulation.log import Log, is_of_chat
 _CREATED, _REMOVED = "chat_created", "chat_removed"
 
 
-class Wrong(AssertionError):
+class Wrong(AssertionError):  # noqa: N818 - says what happened
     """A promise was broken."""
 
 

@@ -213,14 +213,12 @@ class Log:
                 return self._fill_created(UserId(row.scope.id), ChatId(row.subject_id or 0))
             case "chat_removed":
                 return {"chat_id": row.subject_id, **row.data["content"]}
-            case "chat_deleted":
-                return {"chat_id": row.subject_id}
             case "chat_updated":
                 return {"id": row.subject_id}
             case "members_changed":
                 return {"chat_id": row.subject_id, "members_count": 0, "members": []}
             case _:
-                return {}
+                return {"chat_id": row.subject_id}
 
     def _fill_created(self, user_id: UserId, chat_id: ChatId) -> dict[str, object]:
         """The chat as it is when this is read; for whoever is not in it (any more) a tombstone."""

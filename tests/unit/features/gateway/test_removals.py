@@ -165,7 +165,7 @@ class Stay:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_nobody_hears_what_was_said_while_they_were_out_whatever_the_bus_does(
+async def test_nobody_hears_what_was_said_while_they_were_out_whatever_the_bus_does(  # noqa: C901 - one story
     cluster: Cluster, seed: int
 ) -> None:
     rng = random.Random(seed)
