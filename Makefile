@@ -1,7 +1,7 @@
 # Needs make and Python 3.11 or newer. Everything is installed into .venv from the locks.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench fuzz docs audit migration lock clean runtime dev
+.PHONY: help run test check format bench faults promises fuzz docs audit migration lock clean runtime dev
 
 runtime:
 	@sh scripts/venv.sh requirements.txt
@@ -33,6 +33,12 @@ bench: dev ## measure a real server under load, on SQLite and on PostgreSQL with
 
 fuzz: dev ## the generated tests with full numbers of examples; takes long
 	@HYPOTHESIS_PROFILE=fuzz .venv/bin/python -m pytest tests/unit tests/contract $(args)
+
+faults: dev ## 200 schedules of faults on real servers, and the planted bugs; an hour (args="--seed 17")
+	@PYTHONPATH=clients/python/src .venv/bin/python -m tests.faults $(args)
+
+promises: dev ## the promises that no schedule tests, with full numbers; takes hours (args="-k retries")
+	@PROMISES=full .venv/bin/python -m pytest tests/faults/promises $(args)
 
 docs: dev ## write env.example and docs/problems.md anew from the code
 	@.venv/bin/python -m app.admin env-example > .docs.tmp && mv .docs.tmp env.example

@@ -19,8 +19,10 @@ from app.transport.websocket.frames import MAX_FRAME_BYTES
 from app.transport.websocket.protocol import FrameProtocol
 
 _MAX_CONNECTIONS = 20_000
-# With the heartbeat and the ten seconds of presence, a half-open line is offline within a minute.
-_PONG_SECONDS = 15
+# The time for a pong is a heartbeat, within these. With the ten seconds of presence, a half-open line is
+# offline within a minute.
+_LEAST_PONG_SECONDS = 5
+_MOST_PONG_SECONDS = 15
 
 
 def main() -> int:
@@ -52,6 +54,7 @@ def refuse(faults: Sequence[str]) -> int:
 def serve(settings: Settings) -> None:
     """Run uvicorn; returns after a graceful stop."""
     mark_launched()
+    heartbeat_seconds = settings.websocket.heartbeat_seconds
     config = uvicorn.Config(
         "app.main:app",
         host=settings.server.host,
@@ -62,8 +65,8 @@ def serve(settings: Settings) -> None:
         ws=FrameProtocol,  # uvicorn's websockets-sansio: fans out best, a fifth of granian's memory a socket
         ws_max_size=MAX_FRAME_BYTES,
         ws_per_message_deflate=False,  # 1.4 to 2 times the CPU and 2.3 times the memory
-        ws_ping_interval=settings.websocket.heartbeat_seconds,
-        ws_ping_timeout=_PONG_SECONDS,
+        ws_ping_interval=heartbeat_seconds,
+        ws_ping_timeout=min(_MOST_PONG_SECONDS, max(_LEAST_PONG_SECONDS, heartbeat_seconds)),
         proxy_headers=False,  # TRUSTED_PROXIES decides, not the address 127.0.0.1
         server_header=False,
         access_log=False,  # our own lines name the route, never the path with its token

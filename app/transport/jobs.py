@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import structlog
 
 from app.infra.services import Services
+from app.kernel.problems import Problem
 from app.transport.feature import Job
 
 log = structlog.stdlib.get_logger("app.jobs")
@@ -36,5 +37,8 @@ class JobRunner:
             await asyncio.sleep(period * _jitter.uniform(0.9, 1.1))
             try:
                 await job.run(self._services)
+            except Problem as problem:
+                # The database is away; whoever waits for it says so in its own lines.
+                log.warning("job_put_off", job=job.name, code=problem.code)
             except Exception:  # an edge: one failure must not end the job for good
                 log.exception("job_failed", job=job.name)

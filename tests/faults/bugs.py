@@ -110,7 +110,7 @@ BUGS: Sequence[Bug] = (
         caught_by="poll-skip",
         patches=(
             Patch(
-                "app/features/gateway/resume.py",
+                "app/features/gateway/catchup.py",
                 "                span.after = after\n",
                 "                span.after = min(after + 1, span.upto)\n",
             ),
@@ -161,7 +161,7 @@ BUGS: Sequence[Bug] = (
         patches=(
             Patch(
                 "app/transport/websocket/connection.py",
-                "        if waiting and waiting + len(frame) > self._limit:\n",
+                "        if waiting and waiting + len(frame) > self.queue_bytes:\n",
                 "        if waiting < 0:\n",
             ),
         ),
@@ -172,9 +172,9 @@ BUGS: Sequence[Bug] = (
         caught_by="unseen",
         patches=(
             Patch(
-                "app/features/gateway/fanout.py",
-                "        scopes = list(self._feeds)\n",
-                "        scopes = list(self._feeds)[:0]\n",
+                "app/features/gateway/readers.py",
+                "        scopes = list(self._fanout.watched)\n",
+                "        scopes = list(self._fanout.watched)[:0]\n",
             ),
         ),
     ),

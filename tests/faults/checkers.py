@@ -575,6 +575,24 @@ def check_revocations(endings: Iterable[Ending]) -> list[Anomaly]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class SlowReader:
+    """A socket that read nothing while `bytes_sent` were meant for it; `close_code`: None if it lives on."""
+
+    device: str
+    bytes_sent: int
+    close_code: int | None
+
+
+def check_slow_readers(readers: Iterable[SlowReader]) -> list[Anomaly]:
+    """Whoever does not read is cut off: what waits for them is bounded."""
+    return [
+        Anomaly("unbounded-queue", f"{it.device} was kept {it.bytes_sent} bytes")
+        for it in readers
+        if it.close_code is None
+    ]
+
+
 def check_healing(seconds_to_whole: Mapping[str, float | None], *, bar: float) -> list[Anomaly]:
     """After everything was mended each device is whole in time; None: it never was."""
     return [

@@ -47,7 +47,8 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.calls: list[Call] = []
-        self._file = path.open("ab", buffering=0)
+        # Never that of an earlier run: its calls would be judged by another log.
+        self._file = path.open("xb", buffering=0)
         self._began = time.monotonic()
         self._buffer: list[bytes] = []
         self._written: asyncio.Future[None] | None = None

@@ -11,7 +11,8 @@ from tests.faults.tcp_proxy import Link, TcpProxy
 
 _SSL_REQUEST = 80877103
 _GSS_REQUEST = 80877104
-_EXECUTED_SECONDS = 0.15
+# ReadyForQuery without its last byte: whatever came of the COMMIT is over.
+_READY = b"Z\x00\x00\x00\x05"
 
 
 class CommitFate(Enum):
@@ -57,17 +58,19 @@ class _PostgresLink(Link):
     def __init__(
         self, proxy: PostgresProxy, client: asyncio.StreamWriter, server: asyncio.StreamWriter
     ) -> None:
-        super().__init__(client, server)
-        self._proxy = proxy
+        super().__init__(proxy, client, server)
+        self._database = proxy
         self._messages = bytearray()
         self._is_started = False
-        self._is_deaf = False
+        self._finder = CommitFinder()
+        # Once the answer of a COMMIT is to be lost: what the client is not told.
+        self._unheard: bytearray | None = None
 
     async def on_client_bytes(self, data: bytes) -> None:
         self._messages += data
         ready = bytearray()
         while message := self._take_message():
-            if is_commit(message):
+            if self._finder.commits(message):
                 await self.to_server(bytes(ready))
                 ready.clear()
                 await self._take_commit(message)
@@ -76,8 +79,12 @@ class _PostgresLink(Link):
         await self.to_server(bytes(ready))
 
     async def on_server_bytes(self, data: bytes) -> None:
-        if not self._is_deaf:
+        if self._unheard is None:
             await self.to_client(data)
+            return
+        self._unheard += data
+        if _READY in self._unheard:
+            self.cut()
 
     def _take_message(self) -> bytes:
         """The next whole message; empty: it is not all there yet."""
@@ -95,28 +102,51 @@ class _PostgresLink(Link):
         return message
 
     async def _take_commit(self, message: bytes) -> None:
-        proxy = self._proxy
-        if proxy.hold_commit_seconds:
-            await asyncio.sleep(proxy.random.uniform(0, proxy.hold_commit_seconds))
-        match proxy.decide():
-            case CommitFate.PASS:
-                await self.to_server(message)
-            case CommitFate.CUT_BEFORE:
-                self.cut()
-            case CommitFate.LOSE_ANSWER:
-                self._is_deaf = True
-                await self.to_server(message)
-                # Long enough for it to be executed, and nobody hears of it.
-                await asyncio.sleep(_EXECUTED_SECONDS)
-                self.cut()
+        database = self._database
+        if database.hold_commit_seconds:
+            await asyncio.sleep(database.random.uniform(0, database.hold_commit_seconds))
+        fate = database.decide()
+        if fate is CommitFate.CUT_BEFORE:
+            self.cut()
+            return
+        if fate is CommitFate.LOSE_ANSWER:
+            self._unheard = bytearray()
+        await self.to_server(message)
 
 
-def is_commit(message: bytes) -> bool:
-    """A simple query (`Q`) or the parsing of a statement (`P`) that commits."""
-    if message[:1] == b"Q":
-        query = message[5:]
-    elif message[:1] == b"P":
-        query = message[5:].partition(b"\0")[2]
-    else:
+class CommitFinder:
+    """Follows the messages of one client: which of them makes PostgreSQL commit."""
+
+    def __init__(self) -> None:
+        self._statements: set[bytes] = set()
+        self._portals: set[bytes] = set()
+
+    def commits(self, message: bytes) -> bool:
+        """A simple query, or the execution of a portal that was bound to such a statement."""
+        kind, body = message[:1], message[5:]
+        match kind:
+            case b"Q":
+                return _says_commit(body)
+            case b"P":
+                name, _, query = body.partition(b"\0")
+                _keep(self._statements, name, is_in=_says_commit(query))
+            case b"B":
+                portal, name, *_ = body.split(b"\0", 2)
+                _keep(self._portals, portal, is_in=name in self._statements)
+            case b"E":
+                return body.partition(b"\0")[0] in self._portals
+            case _:
+                return False
         return False
+
+
+def _keep(names: set[bytes], name: bytes, *, is_in: bool) -> None:
+    """A name may be given anew to something else."""
+    if is_in:
+        names.add(name)
+    else:
+        names.discard(name)
+
+
+def _says_commit(query: bytes) -> bool:
     return query.lstrip()[:6].upper() == b"COMMIT"

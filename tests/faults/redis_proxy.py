@@ -26,7 +26,7 @@ class Reply(Enum):
 class RedisProxy(TcpProxy):
     """`lost`, `doubled`: probabilities of a publish; `delay_seconds`: at most.
 
-    `before_publish` is awaited with each publish in hand; True: the publish is not passed on.
+    `before_publish` is awaited with each publish in hand; True: it is lost.
     """
 
     lost = 0.0
@@ -35,6 +35,7 @@ class RedisProxy(TcpProxy):
     before_publish: BeforePublish | None = None
     publishes = 0
     losses = 0
+    doubles = 0
 
     def make_link(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> Link:
         return _RedisLink(self, client, server)
@@ -49,8 +50,8 @@ class _RedisLink(Link):
     def __init__(
         self, proxy: RedisProxy, client: asyncio.StreamWriter, server: asyncio.StreamWriter
     ) -> None:
-        super().__init__(client, server)
-        self._proxy = proxy
+        super().__init__(proxy, client, server)
+        self._bus = proxy
         self._commands = bytearray()
         self._replies = bytearray()
         self._expected: deque[Reply] = deque()
@@ -92,20 +93,20 @@ class _RedisLink(Link):
         await self._take_publish(command)
 
     async def _take_publish(self, command: bytes) -> None:
-        proxy = self._proxy
-        proxy.publishes += 1
-        if proxy.before_publish is not None and await proxy.before_publish():
-            return
-        if proxy.delay_seconds:
-            await asyncio.sleep(proxy.random.uniform(0, proxy.delay_seconds))
-        if proxy.random.random() < proxy.lost:
-            proxy.losses += 1
+        bus = self._bus
+        bus.publishes += 1
+        is_kept = bus.before_publish is not None and await bus.before_publish()
+        if bus.delay_seconds:
+            await asyncio.sleep(bus.random.uniform(0, bus.delay_seconds))
+        if is_kept or bus.random.random() < bus.lost:
+            bus.losses += 1
             self._expected.append(Reply.MAKE)
             await self._make_replies()
             return
         self._expected.append(Reply.PASS)
         await self.to_server(command)
-        if proxy.random.random() < proxy.doubled:
+        if bus.random.random() < bus.doubled:
+            bus.doubles += 1
             self._expected.append(Reply.SWALLOW)
             await self.to_server(command)
 
@@ -128,7 +129,7 @@ def measure(buffer: bytearray | bytes, start: int = 0) -> int:
     end = buffer.find(b"\r\n", start)
     if end < 0:
         return 0
-    kind, position = buffer[start : start + 1], end + 2
+    kind, position = bytes(buffer[start : start + 1]), end + 2
     if kind in {b"$", b"!", b"="}:
         length = int(buffer[start + 1 : end])
         position += length + 2 if length >= 0 else 0

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import httpx
 from messenger_client import Problem, SessionEnded, Unreachable
@@ -17,13 +18,15 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from tests.faults.checkers import Ending
 from tests.faults.journal import Journal, Outcome
-from tests.faults.world import MemoryRecord, Person, World
+from tests.faults.world import Device, MemoryRecord, Person, Record
 
 API = "/api/v1"
 _WATCHED_SECONDS = 6.0
 _POLL_SECONDS = 0.1
 _OPENING_SECONDS = 2.0
 _ENDED = 4401
+ALLOWED_SECONDS = 1.0
+ALLOWED_WITHOUT_BUS_SECONDS = 2.0
 _NO_ANSWER = (OSError, TimeoutError, httpx.HTTPError, ConnectionClosed, InvalidHandshake)
 
 # The seconds that are allowed on this worker, if it ran from one moment to another, else None.
@@ -46,12 +49,26 @@ class Watched:
         return self.refused_at is not None and (not self.opened or self.closed_at is not None)
 
 
+class Town(Protocol):
+    """Where people sign in."""
+
+    people: list[Person]
+
+    async def codes(self, phone: str, /) -> str:
+        """The newest sign-in code."""
+        ...
+
+    def make_device(self, person: Person, name: str, record: Record, /) -> Device:
+        """Not signed in yet."""
+        ...
+
+
 class Revoker:
     """One revocation a schedule. `revoked` counts those that were acknowledged."""
 
     def __init__(
         self,
-        world: World,
+        world: Town,
         journal: Journal,
         seed: int,
         *,
@@ -88,8 +105,8 @@ class Revoker:
         watched = [Watched(url) for url in self._worker_urls]
         sockets = [asyncio.create_task(self._hold_socket(it)) for it in watched]
         async with httpx.AsyncClient(timeout=2, trust_env=False) as http:
-            probes = [asyncio.create_task(self._probe(http, it)) for it in watched]
             await _wait(lambda: all(it.opened for it in watched), _OPENING_SECONDS)
+            probes = [asyncio.create_task(self._probe(http, it)) for it in watched]
             revoked_at = await self._revoke()
             if revoked_at is not None:
                 await _wait(lambda: all(it.is_over for it in watched), watched_seconds)

@@ -4,25 +4,37 @@ The cluster and the people are used by many schedules; each is judged by what it
 """
 
 import asyncio
+import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+from messenger_client import Client, Options
 
 from tests.faults import checkers
-from tests.faults.checkers import Anomaly, Ending, LogRow, MessageRow, Spans
-from tests.faults.checkers import Device as Evidence
+from tests.faults.checkers import Anomaly, Ending, LogRow, Spans
 from tests.faults.cluster import Cluster
 from tests.faults.journal import Call, Journal, read_journal
 from tests.faults.judge import Judge, Mark
+from tests.faults.machine import Machine
 from tests.faults.nemesis import Nemesis
 from tests.faults.revocations import Revoker
 from tests.faults.workload import SENDS_PER_SECOND, Workload
 from tests.faults.world import Device, World
 
+REVOKED = "session revoked"
 WHOLE_WITHIN_SECONDS = 10.0
+# Clients that notice a dead line, and come back, within a schedule.
+PATIENCE = Options(
+    request_timeout=5.0, connect_timeout=2.0, pong_timeout=2.0, backoff_first=0.1, backoff_most=1.0
+)
+# Whoever is late is flagged, and still waited for: what is judged must not move any more.
+_PATIENT_SECONDS = 90.0
 _STEP_SECONDS = 0.05
 _HEADS_EVERY_SECONDS = 0.5
 _PAGE = 50
@@ -30,7 +42,11 @@ _PAGE = 50
 
 @dataclass(slots=True)
 class Result:
-    """What a schedule did and what was found. `whole_seconds`: of the slowest device, after the healing."""
+    """What a schedule did and what was found.
+
+    `whole_seconds`: of the slowest device, after the healing. `share`: how much of the machine was ours;
+    measured times are multiplied with it.
+    """
 
     seed: int
     faults: Counter[str]
@@ -39,35 +55,51 @@ class Result:
     sends: int
     whole_seconds: float
     endings: list[Ending]
-    seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class Findings:
-    """All the evidence of a schedule, as the checkers take it."""
-
-    base: Mark
-    heads: Mapping[str, int]
-    log: Sequence[LogRow]
-    messages: Sequence[MessageRow]
-    calls: Sequence[Call]
-    devices: Sequence[Evidence]
-    spans: Spans
-    chat_lists: Mapping[int, Sequence[Mapping[str, Any]]] = field(
-        default_factory=dict[int, Sequence[Mapping[str, Any]]]
-    )
+    share: float
+    seconds: float
 
 
 class Schedules:
     """Runs schedules one after the other on one cluster and one world."""
 
     def __init__(self, cluster: Cluster, world: World, directory: Path) -> None:
+        """`directory`: where what failed is kept."""
         self._cluster = cluster
         self._world = world
         self._judge = Judge(cluster.postgres_url)
         self._directory = directory
         self._memberships: list[LogRow] = []
         self._last = Mark()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, cluster: Cluster, directory: Path, *, people: int = 30, crowd: int = 500
+    ) -> AsyncGenerator[Self]:
+        """Sign everybody in and make the chats; all is quiet then."""
+
+        async def codes(phone: str) -> str:
+            async with asyncio.timeout(10):
+                while True:
+                    if found := cluster.codes(phone):
+                        return found[-1]
+                    await asyncio.sleep(_STEP_SECONDS)
+
+        with TemporaryDirectory(prefix="messenger-devices-") as devices:
+            world = World(
+                lambda store: Client(cluster.front_url, store, options=PATIENCE),
+                codes,
+                Path(devices),
+                people=people,
+                crowd=crowd,
+            )
+            try:
+                await world.set_up()
+                schedules = cls(cluster, world, directory)
+                await schedules.begin()
+                yield schedules
+            finally:
+                await world.close()
 
     async def begin(self) -> None:
         """After the set-up: wait until all is quiet; what is in the log so far is judged as well."""
@@ -79,9 +111,10 @@ class Schedules:
 
     async def run(self, seed: int, *, seconds: float, rate: float = SENDS_PER_SECOND) -> Result:
         """One schedule. What failed stays in `directory/seed-<n>`."""
-        started = time.monotonic()
+        started, machine = time.monotonic(), Machine()
         base = self._last
         directory = self._directory / f"seed-{seed}"
+        shutil.rmtree(directory, ignore_errors=True)
         for device in self._world.devices:
             device.begin_evidence()
         async with Journal(directory / "journal.jsonl") as journal:
@@ -98,8 +131,10 @@ class Schedules:
             await asyncio.gather(workload.run(seconds), nemesis.run(seconds), revoker.run(seconds))
             await nemesis.heal()
             healed = time.monotonic()
-            all_answered = await workload.finish(WHOLE_WITHIN_SECONDS)
+            all_answered = await workload.finish(_PATIENT_SECONDS)
             waited = await self._wait_until_whole(since=healed)
+        share = machine.share()
+        waited = {name: None if it is None else it * share for name, it in waited.items()}
         anomalies = [] if all_answered else [Anomaly("not-whole", "calls were never answered")]
         anomalies += [
             Anomaly("client-failed", repr(fault)) for fault in self._list_faults(workload)
@@ -107,17 +142,20 @@ class Schedules:
         anomalies += checkers.check_healing(waited, bar=WHOLE_WITHIN_SECONDS)
         calls = read_journal(directory / "journal.jsonl")
         anomalies += await self._judge_all(base, calls)
-        anomalies += checkers.check_revocations(revoker.endings)
+        endings = [replace(it, seconds=it.seconds * share) for it in revoker.endings]
+        anomalies += checkers.check_revocations(endings)
         anomalies += checkers.check_server_logs(self._cluster.take_logged_errors())
         self._last = await self._judge.mark()
+        self._keep_or_forget(directory, anomalies)
         return Result(
             seed=seed,
-            faults=Counter(nemesis.done),
+            faults=_count(nemesis, revoker),
             anomalies=anomalies,
             calls=Counter(f"{call.action} {call.outcome}" for call in calls),
             sends=workload.sends,
-            whole_seconds=max(seconds or WHOLE_WITHIN_SECONDS for seconds in waited.values()),
-            endings=revoker.endings,
+            whole_seconds=max(seconds or _PATIENT_SECONDS for seconds in waited.values()),
+            endings=endings,
+            share=share,
             seconds=time.monotonic() - started,
         )
 
@@ -176,7 +214,7 @@ class Schedules:
         began = time.monotonic() if since is None else since
         whole: dict[str, float | None] = {device.name: None for device in self._world.devices}
         heads: Mapping[str, int] = {}
-        while time.monotonic() - began < WHOLE_WITHIN_SECONDS + 1:
+        while time.monotonic() - began < _PATIENT_SECONDS:
             earlier, heads = heads, await self._judge.heads()
             if heads == earlier and None not in whole.values():
                 break
@@ -198,9 +236,35 @@ class Schedules:
         rows = [row for row in fresh if row.type in {"chat_created", "chat_removed"}]
         return checkers.read_spans([*self._memberships, *rows])
 
+    def _keep_or_forget(self, directory: Path, anomalies: Sequence[Anomaly]) -> None:
+        """What failed keeps its journal, the logs of the workers and what was found."""
+        if not anomalies:
+            shutil.rmtree(directory)
+            return
+        lines = "\n".join(map(str, anomalies))
+        (directory / "anomalies.txt").write_text(f"{lines}\n", encoding="utf-8")
+        for worker in self._cluster.workers:
+            for file in worker.server.directory.glob("*.*"):
+                if file.is_file():
+                    shutil.copy(file, directory / f"{worker.server.name}-{file.name}")
+
+    async def judge_everything(self) -> list[Anomaly]:
+        """The log of all schedules together, from its first number on."""
+        heads, log = await self._judge.heads(), await self._judge.log(Mark())
+        messages = await self._judge.messages(Mark())
+        return [*checkers.check_log({}, log, heads), *checkers.check_ids(log, messages)]
+
     def _list_faults(self, workload: Workload) -> list[BaseException]:
         faults = [fault for device in self._world.devices if (fault := device.fault()) is not None]
         return [*workload.faults, *faults]
+
+
+def _count(nemesis: Nemesis, revoker: Revoker) -> Counter[str]:
+    """The faults that were really done."""
+    done = Counter({str(fault): count for fault, count in nemesis.done.items()})
+    if revoker.revoked:
+        done[REVOKED] += revoker.revoked
+    return done
 
 
 async def _is_whole(device: Device, heads: Mapping[str, int], spans: Spans) -> bool:

@@ -4,8 +4,9 @@ import asyncio
 import random
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from enum import Enum
 from typing import Self
 
 Address = tuple[str, int]
@@ -17,24 +18,46 @@ _CONNECT_SECONDS = 3.0
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
+class Way(Enum):
+    """The two directions of a connection."""
+
+    TO_SERVER = 0
+    TO_CLIENT = 1
+
+
 class Link:
     """One connection through the proxy: the client's half and the server's half."""
 
-    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, proxy: "TcpProxy", client: asyncio.StreamWriter, server: asyncio.StreamWriter
+    ) -> None:
+        self.proxy = proxy
         self._client = client
         self._server = server
-        self._is_flowing = asyncio.Event()
-        self._is_flowing.set()
+        self._flowing = {way: asyncio.Event() for way in Way}
+        self.flow()
+        # What the server says next is the beginning of an answer.
+        self._is_asked = False
         # A black hole: both ends stay open, every byte disappears.
         self.is_silent = False
+        # The next bytes of the server cut the line instead of arriving.
+        self.loses_next_answer = False
 
     async def on_client_bytes(self, data: bytes) -> None:
         """What the client has sent; a subclass may read it, change it or keep it."""
+        self._is_asked = True
         await self.to_server(data)
 
     async def on_server_bytes(self, data: bytes) -> None:
         """What the server has sent."""
-        await self.to_client(data)
+        if self._is_asked:
+            self._is_asked = False
+            self.loses_next_answer |= self.proxy.draws_loss()
+        if self.loses_next_answer:
+            self.proxy.answers_lost += 1
+            self.cut()
+        else:
+            await self.to_client(data)
 
     async def to_server(self, data: bytes) -> None:
         await self._write(self._server, data)
@@ -45,29 +68,33 @@ class Link:
     def silence(self) -> None:
         """A line gone half-open: no FIN, no RST, and nothing gets through any more."""
         self.is_silent = True
-        self._is_flowing.set()
+        self.flow()
 
-    def stall(self) -> None:
-        """Let nothing through and read nothing, until `flow`: the sender's buffers fill."""
-        self._is_flowing.clear()
+    def stall(self, *ways: Way) -> None:
+        """Let nothing through and read nothing, until `flow`: the sender's buffers fill. Both ways if none is named."""
+        for way in ways or Way:
+            self._flowing[way].clear()
 
     def flow(self) -> None:
-        self._is_flowing.set()
+        for way in Way:
+            self._flowing[way].set()
 
     def cut(self) -> None:
         """Reset both halves."""
         for writer in (self._client, self._server):
             reset(writer)
-        self._is_flowing.set()
+        self.flow()
 
     async def pump(self, client: asyncio.StreamReader, server: asyncio.StreamReader) -> None:
-        """Until one end closes; then both are closed, unless the line is silent."""
+        """Until one end closes; then the other is closed too, unless the line is silent: it hears of nothing."""
         ways = [
-            asyncio.create_task(self._pump(client, self.on_client_bytes)),
-            asyncio.create_task(self._pump(server, self.on_server_bytes)),
+            asyncio.create_task(self._pump(client, Way.TO_SERVER, self.on_client_bytes)),
+            asyncio.create_task(self._pump(server, Way.TO_CLIENT, self.on_server_bytes)),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            if self.is_silent:
+                await asyncio.wait(ways)
         finally:
             for way in ways:
                 way.cancel()
@@ -75,12 +102,16 @@ class Link:
             for writer in (self._client, self._server):
                 writer.close()
 
-    async def _pump(self, reader: asyncio.StreamReader, take: "Callable[[bytes], object]") -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, way: Way, take: Callable[[bytes], Awaitable[None]]
+    ) -> None:
         with suppress(OSError):
             while data := await reader.read(_CHUNK):
-                await self._is_flowing.wait()
+                await self._flowing[way].wait()
+                if self.proxy.lag_seconds:
+                    await asyncio.sleep(self.proxy.lag_seconds)
                 if not self.is_silent:
-                    await take(data)  # pyright: ignore[reportGeneralTypeIssues]
+                    await take(data)
 
     async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         if self.is_silent or not data:
@@ -102,6 +133,11 @@ class TcpProxy:
         # New connections are reset / accepted and never served.
         self.is_refusing = False
         self.is_mute = False
+        # Each piece waits so long, either way.
+        self.lag_seconds = 0.0
+        # The share of answers that cut the line instead of arriving: the question was passed on.
+        self.loss = 0.0
+        self.answers_lost = 0
 
     @classmethod
     def to(cls, host: str, port: int, *, seed: int = 0) -> Self:
@@ -123,7 +159,11 @@ class TcpProxy:
 
     def make_link(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> Link:
         """A subclass makes links that read the protocol."""
-        return Link(client, server)
+        return Link(self, client, server)
+
+    def draws_loss(self) -> bool:
+        """Whether chance takes the answer that has just begun."""
+        return self.random.random() < self.loss
 
     def cut(self, links: Sequence[Link] | None = None) -> int:
         """Reset these connections, or all; answers how many."""
@@ -140,15 +180,18 @@ class TcpProxy:
         return len(chosen)
 
     def sample(self, share: float) -> list[Link]:
-        """Some of the open connections, at least one if there is any."""
-        count = max(1, round(len(self.links) * share))
-        return self.random.sample(self.links, min(count, len(self.links)))
+        """Some of the open connections, at least one if there is any; half-open ones are no more to be hurt."""
+        open_links = [link for link in self.links if not link.is_silent]
+        count = max(1, round(len(open_links) * share))
+        return self.random.sample(open_links, min(count, len(open_links)))
 
     def heal(self) -> None:
         """New connections are served again, and what hangs is cut, so that both ends come back."""
         self.is_refusing = self.is_mute = False
+        self.lag_seconds = self.loss = 0.0
         self.cut([link for link in self.links if link.is_silent])
         for link in self.links:
+            link.loses_next_answer = False
             link.flow()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -203,6 +246,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
     """Close with RST."""
     sock = writer.get_extra_info("socket")
     if sock is not None:
-        with suppress(OSError):
+        # uvloop has a ValueError for a socket that is closed already.
+        with suppress(OSError, ValueError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     writer.transport.abort()

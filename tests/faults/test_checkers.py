@@ -9,7 +9,16 @@ import pytest
 from messenger_client import Change, Forgotten, Reset, Update, Voided
 
 from tests.faults import checkers
-from tests.faults.checkers import Anomaly, Count, Device, Ending, LogRow, MessageRow, Span
+from tests.faults.checkers import (
+    Anomaly,
+    Count,
+    Device,
+    Ending,
+    LogRow,
+    MessageRow,
+    SlowReader,
+    Span,
+)
 from tests.faults.journal import Call, Journal, Outcome, read_journal
 
 CHAT = "chat:5"
@@ -310,6 +319,11 @@ class TestTheRest:
         assert checkers.check_revocations([Ending("a", "socket", 0.9, 1.0)]) == []
         found = checkers.check_revocations([Ending("a", "token", 1.1, 1.0)])
         assert names(found) == {"late-revocation"}
+
+    def test_a_reader_that_is_cut_off_passes_and_one_that_is_kept_is_flagged(self) -> None:
+        assert checkers.check_slow_readers([SlowReader("a", 10**7, 4409)]) == []
+        found = checkers.check_slow_readers([SlowReader("a", 10**7, None)])
+        assert names(found) == {"unbounded-queue"}
 
     def test_a_device_that_is_late_or_never_whole_is_flagged(self) -> None:
         assert checkers.check_healing({"a": 9.9}, bar=10) == []

@@ -70,11 +70,21 @@ Way = Callable[[Draft], Awaitable[dict[str, Any]]]
 class Workload:
     """One schedule's traffic. `run` makes it, `finish` waits until every call has its outcome."""
 
-    def __init__(self, world: World, journal: Journal, seed: int, *, rate: float) -> None:
+    def __init__(
+        self,
+        world: World,
+        journal: Journal,
+        seed: int,
+        *,
+        rate: float,
+        passes_door: bool = True,
+    ) -> None:
+        """`rate`: sends a second. `passes_door`: people come and go."""
         self._world = world
         self._journal = journal
         self._random = random.Random(f"traffic {seed}")
         self._rate = rate
+        self._passes_door = passes_door
         self._chats = [chat for chat in world.chats if chat.kind is not ChatKind.BLOCKED]
         self._weights = [_WEIGHTS[chat.kind] for chat in self._chats]
         self._said: dict[int, deque[Said]] = {
@@ -122,7 +132,7 @@ class Workload:
             self._start(self._delete())
         if rng.random() < 0.12:
             self._start(self._read())
-        if rng.random() < 0.02:
+        if rng.random() < 0.02 and self._passes_door:
             self._start(self._pass_the_door())
         if rng.random() < 0.01:
             self._start(self._go_away())
@@ -176,7 +186,7 @@ class Workload:
     async def _be_refused(self) -> None:
         """By a block, by the length, or because the id stands for something else."""
         rng = self._random
-        draft, about = self._draft(), {"forced": True}
+        draft, ways = self._draft(), self._ways()
         kind = rng.choice(("blocked", "too_long", "reused"))
         earlier = [said for said in self._said[draft.chat.id] if said.draft.chat.is_steady]
         if kind == "blocked":
@@ -186,9 +196,11 @@ class Workload:
         elif kind == "reused" and earlier:
             first = rng.choice(earlier).draft
             draft = Draft(first.device, first.chat, draft.text, first.client_message_id)
+            # The outbox of the client would take it for the send that may still be under way.
+            ways = [self._by_call, self._by_socket]
         else:
             draft = Draft(draft.device, draft.chat, draft.text + _TOO_LONG, draft.client_message_id)
-        await self._try(draft, rng.choice(self._ways()), **about)
+        await self._try(draft, rng.choice(ways), forced=True)
 
     def _ways(self) -> list[Way]:
         return [self._by_outbox, self._by_outbox, self._by_call, self._by_socket]

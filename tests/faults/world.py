@@ -237,9 +237,6 @@ class World:
     def user_ids(self) -> list[int]:
         return [person.id for person in self.people]
 
-    def chats_of(self, person: Person) -> list[Chat]:
-        return [chat for chat in self.chats if person in chat.members]
-
     def make_device(self, person: Person, name: str, record: Record | None = None) -> Device:
         """Not signed in yet, and none of `person.devices`."""
         if record is not None:
@@ -279,19 +276,24 @@ class World:
         return await _in_turns([settle(number) for number in range(max(0, count))])
 
     async def _make_chats(self, bystanders: Sequence[int]) -> None:
-        people = self.people
-        half = people[: len(people) // 2]
-        await self._make_shared(ChatKind.CROWD, half, bystanders)
+        count = len(self.people)
+        await self._make_shared(ChatKind.CROWD, self._choose(0, count // 2), bystanders)
         for number in range(5):
-            members = [people[(number * 5 + step) % len(people)] for step in range(3 + number)]
-            await self._make_shared(ChatKind.GROUP, members)
-        await self._make_shared(ChatKind.CHANNEL, people[3:13])
-        await self._make_shared(ChatKind.DOOR, people[8:18])
-        for number in range(6):
-            await self._make_private(ChatKind.PRIVATE, people[number * 2], people[number * 2 + 17])
-        blocked, blocker = people[-1], people[0]
+            await self._make_shared(ChatKind.GROUP, self._choose(number * 5, 3 + number))
+        await self._make_shared(ChatKind.CHANNEL, self._choose(3, 10))
+        await self._make_shared(ChatKind.DOOR, self._choose(8, 10))
+        blocked, blocker = self.people[-1], self.people[0]
+        pairs = {(number * 2 % count, (number * 2 + 17) % count) for number in range(6)}
+        for one, other in sorted(pairs - {(0, count - 1), (count - 1, 0)}):
+            await self._make_private(ChatKind.PRIVATE, self.people[one], self.people[other])
         await self._make_private(ChatKind.BLOCKED, blocked, blocker)
         await blocker.devices[0].client.call("PUT", f"/users/blocked/{blocked.id}")
+
+    def _choose(self, first: int, count: int) -> list[Person]:
+        """So many in a row, from the first again behind the last; nobody twice."""
+        everybody = len(self.people)
+        places = range(first, first + min(count, everybody))
+        return [self.people[place % everybody] for place in places]
 
     async def _make_shared(
         self, kind: ChatKind, members: list[Person], bystanders: Sequence[int] = ()

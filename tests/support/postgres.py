@@ -8,18 +8,24 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
+import psutil
 
 from tests.support.missing import Missing
 from tests.support.ports import free_port, wait_for_port
+
+T = TypeVar("T")
 
 # Not for keeping data: no fsync. synchronous_commit stays on, as the server wants it.
 _OPTIONS = (
@@ -38,17 +44,17 @@ class Postgres:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.version: str = asyncio.run(self._wait_for_version())
+        self.version: str = _run_apart(self._wait_for_version())
 
     def create_database(self) -> str:
         """A fresh, empty database; answers its URL."""
         name = f"messenger_test_{secrets.token_hex(6)}"
-        asyncio.run(self._ask(f'CREATE DATABASE "{name}"'))
+        _run_apart(self._ask(f'CREATE DATABASE "{name}"'))
         return urlunsplit(urlsplit(self.url)._replace(path=f"/{name}"))
 
     def drop_database(self, url: str) -> None:
         name = urlsplit(url).path.removeprefix("/")
-        asyncio.run(self._ask(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+        _run_apart(self._ask(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
 
     async def _wait_for_version(self) -> str:
         """The port opens before the server has started."""
@@ -67,6 +73,12 @@ class Postgres:
             await connection.close()
 
 
+def _run_apart(work: Coroutine[Any, Any, T]) -> T:
+    """To its end, also where an event loop runs already."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
 @contextmanager
 def run_postgres(*, durable: bool = False) -> Iterator[Postgres]:
     """The cluster of this test session; `durable` for benchmarks: with fsync, as in production.
@@ -78,16 +90,30 @@ def run_postgres(*, durable: bool = False) -> Iterator[Postgres]:
     if given:
         yield Postgres(given)
         return
+    with run_postgres_process(durable=durable) as process:
+        yield Postgres(process.url)
+
+
+@contextmanager
+def run_postgres_process(*, durable: bool = False) -> "Iterator[PostgresProcess]":
+    """A cluster of one's own, to be stopped, killed and started again.
+
+    Raises:
+        Missing: none can be started.
+    """
     programs = _find_programs()
     directory = Path(tempfile.mkdtemp(prefix="messenger-pg-", dir="/tmp"))
     owner = _unprivileged_user()
     if owner:
         shutil.chown(directory, owner)
         programs = _show_to(owner, programs, directory)
+    process = PostgresProcess(programs, directory, owner, durable=durable)
     try:
-        with _cluster(programs, directory, owner, durable=durable) as url:
-            yield Postgres(url)
+        process.initialise()
+        process.start()
+        yield process
     finally:
+        process.stop()
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -131,50 +157,96 @@ def _show_to(owner: str, programs: Path, directory: Path) -> Path:
     return programs
 
 
-@contextmanager
-def _cluster(programs: Path, directory: Path, owner: str | None, *, durable: bool) -> Iterator[str]:
-    data, password_file, log = directory / "data", directory / "password", directory / "log"
-    password_file.write_text(_PASSWORD)
-    password_file.chmod(0o644)
-    initdb = [str(programs / "initdb"), "-D", str(data), "-U", "tester", "--auth=scram-sha-256"]
-    initdb += [f"--pwfile={password_file}", "-E", "UTF8", "--locale=C", "--no-sync"]
-    made = _run(initdb, directory, owner)
-    if made.returncode != 0:
-        raise Missing(f"initdb failed: {made.stderr.decode(errors='replace')[-300:]}")
-    port = free_port()
-    command = [
-        str(programs / "postgres"),
-        "-D",
-        str(data),
-        "-k",
-        str(directory),
-        "-h",
-        "127.0.0.1",
-        "-p",
-        str(port),
-    ]
-    for option in _OPTIONS[2:] if durable else _OPTIONS:
-        command += ["-c", option]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=directory,
-            stdout=output,
-            stderr=output,
-            user=owner,
-            extra_groups=[] if owner else None,
-            start_new_session=True,
-        )
-    try:
-        wait_for_port(port, process)
-        yield f"postgresql://tester:{quote(_PASSWORD, safe='')}@127.0.0.1:{port}/postgres"
-    finally:
-        process.send_signal(2)  # SIGINT: fast shutdown
+class PostgresProcess:
+    """A cluster in a directory of its own, on one port for all its starts."""
+
+    def __init__(
+        self, programs: Path, directory: Path, owner: str | None, *, durable: bool
+    ) -> None:
+        self._programs = programs
+        self._directory = directory
+        self._owner = owner
+        self._options = _OPTIONS[2:] if durable else _OPTIONS
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+        self.url = f"postgresql://tester:{quote(_PASSWORD, safe='')}@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def pid(self) -> int | None:
+        """Of the postmaster, while it runs."""
+        return None if self._process is None else self._process.pid
+
+    def initialise(self) -> None:
+        """Make the data directory.
+
+        Raises:
+            Missing: initdb cannot run here.
+        """
+        password_file = self._directory / "password"
+        password_file.write_text(_PASSWORD)
+        password_file.chmod(0o644)
+        data = str(self._directory / "data")
+        initdb = [str(self._programs / "initdb"), "-D", data, "-U", "tester"]
+        initdb += ["--auth=scram-sha-256", f"--pwfile={password_file}", "-E", "UTF8"]
+        made = _run([*initdb, "--locale=C", "--no-sync"], self._directory, self._owner)
+        if made.returncode != 0:
+            raise Missing(f"initdb failed: {made.stderr.decode(errors='replace')[-300:]}")
+
+    def start(self) -> None:
+        """Start and wait until the port is open; recovery may take longer."""
+        command = [str(self._programs / "postgres"), "-D", str(self._directory / "data")]
+        command += ["-k", str(self._directory), "-h", "127.0.0.1", "-p", str(self.port)]
+        for option in self._options:
+            command += ["-c", option]
+        with (self._directory / "log").open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                cwd=self._directory,
+                stdout=output,
+                stderr=output,
+                user=self._owner,
+                extra_groups=[] if self._owner else None,
+                start_new_session=True,
+            )
+        wait_for_port(self.port, self._process)
+
+    def stop(self) -> None:
+        """A fast shutdown, in order."""
+        if self._process is None:
+            return
+        self.signal(signal.SIGCONT)
+        self._process.send_signal(signal.SIGINT)
         try:
-            process.wait(timeout=15)
+            self._process.wait(timeout=15)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL to the postmaster and all its backends, as a crash of the machine would; none is left."""
+        if self._process is None:
+            return
+        backends: list[psutil.Process] = []
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGSTOP)  # it makes no new backends
+            backends = psutil.Process(self._process.pid).children(recursive=True)
+            self._process.kill()
+        for backend in backends:
+            with suppress(psutil.NoSuchProcess):
+                backend.kill()
+        self._process.wait()
+        # One that lives on would keep its shared memory, and the next start would refuse.
+        psutil.wait_procs(backends, timeout=5)
+        self._process = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the postmaster first, so that it makes no new backends, then to those that there are."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(number)
+        for backend in psutil.Process(self._process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                backend.send_signal(number)
 
 
 def _run(

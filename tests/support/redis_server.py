@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -28,33 +29,58 @@ def run_redis(port: int | None = None) -> Iterator[str]:
             client.flushdb()
         yield given
         return
+    with run_redis_process(port) as process:
+        yield process.url
+
+
+@contextmanager
+def run_redis_process(port: int | None = None) -> "Iterator[RedisProcess]":
+    """A Redis of one's own, to be killed and started again; it keeps nothing on disk.
+
+    Raises:
+        Missing: none can be started.
+    """
     directory = Path(tempfile.mkdtemp(prefix="messenger-redis-"))
-    port = port or free_port()
-    command = [
-        _find_program(),
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-    ]
-    with (directory / "log").open("wb") as output:
-        process = subprocess.Popen(
-            [*command, "--dir", str(directory)],
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    process = RedisProcess(_find_program(), directory, port or free_port())
     try:
-        wait_for_port(port, process)
-        yield f"redis://127.0.0.1:{port}/0"
+        process.start()
+        yield process
     finally:
         process.kill()
-        process.wait()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+class RedisProcess:
+    """One port for all its starts; each begins with an empty memory."""
+
+    def __init__(self, program: str, directory: Path, port: int) -> None:
+        self._program = program
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = port
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start and wait until it listens."""
+        command = [self._program, "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--save", "", "--appendonly", "no", "--dir", str(self._directory)]
+        with (self._directory / "log").open("ab") as output:
+            self._process = subprocess.Popen(
+                command, stdout=output, stderr=output, start_new_session=True
+            )
+        wait_for_port(self.port, self._process)
+
+    def kill(self) -> None:
+        """All that it held is lost."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """SIGSTOP, SIGCONT."""
+        if self._process is not None:
+            self._process.send_signal(number)
 
 
 def _find_program() -> str:

@@ -131,6 +131,11 @@ class Server:
         self._process = None
 
     @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def pid(self) -> int:
         return self._running().pid
 

@@ -183,7 +183,7 @@ class CatchUp:
             seq = hold.floor or 0
             is_held = self._hub.find_hold(connection, scope) is hold
             if is_held and not self._replayer.settle(connection, scope, seq):
-                behind[scope] = Range(seq, seq, seq, hold)
+                behind[scope] = Range(seq, seq, hold)
         if behind:
             self._replayer.start(connection, behind)
         self._forget_grace(connection, grace)
@@ -240,7 +240,7 @@ class CatchUp:
         refused: dict[str, int] = {}
         for wire, after in state.items():
             scope = parse_wire_scope(wire, connection.user_id)
-            if scope is not None and self._is_being_brought_up(connection, scope):
+            if scope is not None and self._is_new(connection, scope):
                 continue
             span = None if scope is None else self._hold_scope(connection, scope)
             if scope is None or span is None:
@@ -251,26 +251,31 @@ class CatchUp:
             if is_same_epoch and after <= span.upto:
                 span.after = after
             else:
-                refused[wire] = span.upto
+                refused[wire] = max(span.upto, span.hold.sent)
         return ranges, refused
 
-    def _is_being_brought_up(self, connection: Connection, scope: Scope) -> bool:
-        """A chat that was joined a moment ago: its replay is under way already."""
+    def _is_new(self, connection: Connection, scope: Scope) -> bool:
+        """A chat that was joined a moment ago: all of it is on its way already."""
         hold = self._hub.find_hold(connection, scope)
-        grace = self._graces.get(connection)
-        return hold is not None and (grace is None or grace.named.get(scope) is not hold)
+        return hold is not None and hold.is_new
 
     def _hold_scope(self, connection: Connection, scope: Scope) -> Range | None:
         """Nothing to replay yet; None: the socket does not follow the scope."""
         hold = self._take(connection, scope)
-        if hold is not None:
-            floor = hold.floor or 0
-            return Range(floor, floor, floor, hold)
-        floor = self._hub.followers(scope).get(connection)
-        if floor is None or floor == SILENT:
-            return None
-        live = max(floor, self._fanout.last(scope) or 0)
-        return Range(floor, floor, live, self._hub.hold(connection, scope, floor))
+        if hold is None:
+            floor = self._hub.followers(scope).get(connection)
+            if floor is None or floor == SILENT:
+                return None
+            held = self._hub.find_hold(connection, scope)
+            if held is None:
+                sent = max(floor, self._fanout.last(scope) or 0)
+            else:
+                # It is being brought up without what the client only now says that it missed.
+                floor, sent = held.floor or 0, held.sent
+            hold = self._hub.hold(connection, scope, floor)
+            hold.sent = sent
+        floor = hold.floor or 0
+        return Range(floor, floor, hold)
 
     def _take(self, connection: Connection, scope: Scope) -> Hold | None:
         """What is still held for a `resume` since `hello`."""
@@ -287,7 +292,7 @@ def _find_late(
 ) -> dict[str, int]:
     """Chats of which the client claims numbers from before its user's joining, with their own numbers."""
     return {
-        scope.wire: span.upto
+        scope.wire: max(span.upto, span.hold.sent)
         for scope, span in ranges.items()
         if scope.kind is ScopeKind.CHAT
         and (it := followings.get((connection.user_id, ChatId(scope.id)))) is not None

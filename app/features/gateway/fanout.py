@@ -173,6 +173,13 @@ class Fanout:
             return False
         return self._revisions.get(scope, {}).get(connection, 0) < revision
 
+    def sent(self, connection: Connection, scope: Scope) -> int:
+        """Up to which number the socket, which follows the scope, was sent all above its own."""
+        hold = self.hub.find_hold(connection, scope)
+        if hold is not None:
+            return max(hold.floor or 0, hold.sent)
+        return max(self.hub.followers(scope)[connection], self.last(scope) or 0)
+
     def last(self, scope: Scope) -> int | None:
         """The number that was handed out last."""
         feed = self._feeds.get(scope)
@@ -272,6 +279,7 @@ class Fanout:
             for connection in list(self.hub.followers(scope)):
                 connection.close(CloseCode.SERVICE_RESTART)
             return
+        self.hub.tear(scope)
         frame = render_reset(scope.wire, seq)
         for connection, after in list(self.hub.followers(scope).items()):
             if after < seq:

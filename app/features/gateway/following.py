@@ -61,7 +61,10 @@ class Follower:
                 followers = hub.followers(update.scope).items()
                 self._begin(update, [it for it, after in followers if after < update.seq])
             case "chat_removed" if update.scope.kind is ScopeKind.USER:
-                self._remove(update)
+                if update.ended is not None:
+                    self._fanout.end_membership(UserId(update.scope.id), *update.ended)
+                followers = hub.followers(update.scope).items()
+                self._remove(update, [it for it, after in followers if after < update.seq])
             case "chat_deleted":
                 self._end(update.scope)
             case _:
@@ -72,6 +75,8 @@ class Follower:
         match _type_of(update):
             case "chat_created":
                 self._begin(update, [connection])
+            case "chat_removed":
+                self._remove(update, [connection])
             case "chat_deleted":
                 self._fanout.drop(connection, update.scope)
             case _:
@@ -95,33 +100,24 @@ class Follower:
         chat_id, seq = ChatId(chat["id"]), cast("int", chat["seq"])
         scope = chat_scope(chat_id)
         for connection in connections:
-            # A private chat that comes back to the list was followed all the time.
-            is_back = chat["type"] == "private" and scope in connection.scopes
-            if connection.chat_id is None and not is_back:
+            # Else it keeps its number, as its client does: a private chat that comes back to the list, or
+            # one that they joined again before the first joining was told.
+            if connection.chat_id is None and scope not in connection.scopes:
                 self._fanout.watch(scope)
-                # Whatever is still to be done for an earlier membership is void.
-                self._wanted[connection, chat_id] = seq, self._fanout.hub.hold(connection, scope)
+                hold = self._fanout.hub.hold(connection, scope, seq, is_new=True)
+                self._wanted[connection, chat_id] = seq, hold
                 self.on_wanted()
 
-    def _remove(self, update: Announcement) -> None:
-        """At once, also where the frame itself waits behind a replay."""
-        user_id = UserId(update.scope.id)
-        if update.ended is not None:
-            self._fanout.end_membership(user_id, *update.ended)
-            return
+    def _remove(self, update: Announcement, connections: Iterable[Connection]) -> None:
+        """These sockets have just been told. Their clients forget the chat, unless they are beyond."""
         data = _data_of(update)
         if data["reason"] == "deleted":
             # A private chat that somebody took off their list: the next message brings it back.
             return
-        hub, scope = self._fanout.hub, chat_scope(ChatId(data["chat_id"]))
-        heard_from = hub.followers(update.scope)
-        for connection in list(hub.of_user(user_id)):
-            after = hub.followers(scope).get(connection)
-            if after is None or after == HELD:
-                # What is held ends at the update with `left`, or with what is being read.
-                continue
-            # Above the number of the removal they have rejoined, unless it is news to this socket.
-            if after < data["seq"] or heard_from.get(connection, HELD) < update.seq:
+        scope = chat_scope(ChatId(data["chat_id"]))
+        for connection in connections:
+            follows = scope in connection.scopes
+            if follows and self._fanout.sent(connection, scope) <= data["seq"]:
                 self._fanout.drop(connection, scope)
 
     def _end(self, scope: Scope) -> None:
@@ -142,8 +138,11 @@ class Follower:
                 self._fanout.expel(connection, scope)
                 continue
             self._fanout.admit(connection, following, seq)
-            if seq < following.seq or not self._replayer.settle(connection, scope, seq):
-                span = Range(seq, following.seq, seq, hold)
+            # `chat_created` tells the chat as it is when it is read. Who was told of this membership by an
+            # earlier one (they left and joined before it was read) kept the number of that.
+            after = following.joined_seq if scope in (connection.left or ()) else seq
+            if after < following.seq or not self._replayer.settle(connection, scope, after):
+                span = Range(after, following.seq, hold)
                 self._replayer.start(connection, {scope: span})
 
 

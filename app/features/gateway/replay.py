@@ -34,15 +34,13 @@ _TO_THE_END = 2**53
 
 @dataclass(slots=True)
 class Range:
-    """Replay what is above `after` up to `upto`; up to `live` was sent already, as it happened.
+    """Replay what is above `after` up to `upto`, the number that the client was told it follows from (`floor`).
 
     `hold`: what is held back meanwhile; where it is gone, so is the membership that was to be replayed.
-    `floor`: the number that the client was told it follows from.
     """
 
     after: int
     upto: int
-    live: int
     hold: Hold
     floor: int = field(init=False)
 
@@ -140,7 +138,7 @@ class Replayer:
             if not self._is_held(connection, scope, span):
                 del todo[scope]
             elif span.after >= span.upto:
-                span.after = max(span.after, span.live)
+                span.after = max(span.after, span.hold.sent)
                 if self.settle(connection, scope, span.after, floor=span.floor):
                     del todo[scope]
                 else:
@@ -176,15 +174,15 @@ class Replayer:
                 self.on_released(connection, update)
             span.after = update.seq
         if reads_on:
-            span.live = span.after
             span.upto = span.after
+        span.hold.sent = max(span.hold.sent, span.after)
         return sent
 
     def _reset(self, connection: Connection, scope: Scope, span: Range, known: int) -> None:
         if span.reads_on and scope.kind is ScopeKind.USER:
             # It may have told of new chats: a new socket follows them all.
             connection.close(CloseCode.SERVICE_RESTART)
-        seq = max(span.after, known) if span.reads_on else span.upto
+        seq = max(span.after, known) if span.reads_on else max(span.upto, span.hold.sent)
         connection.send(render_reset(scope.wire, seq))
         span.after = span.upto = seq
 

@@ -1,7 +1,7 @@
 """Tickets: single-use keys to a socket, so that no access token need stand in a URL."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, func, insert, select
@@ -9,10 +9,12 @@ from sqlalchemy import delete, func, insert, select
 from app.features.sessions.errors import TokenRefused, TooManyTickets
 from app.features.sessions.models import SessionRow, TicketRow
 from app.features.sessions.rules import ChatDoor
+from app.infra.database.committer import BUSY, Busy
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.infra.tokens.opaque import Purpose, hash_token, new_token
 from app.kernel.ids import ChatId, SessionId, UserId
+from app.kernel.problems import Problem
 
 TICKET_LIFETIME = timedelta(seconds=30)
 MAX_UNUSED_TICKETS = 20
@@ -26,6 +28,16 @@ class UsedTicket:
     session_id: SessionId
     chat_id: ChatId | None
     session_expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One ticket that is asked for."""
+
+    ticket: str = field(repr=False)
+    session_id: SessionId
+    chat_id: ChatId | None
+    doors: Sequence[ChatDoor]
 
 
 async def create_ticket(
@@ -43,33 +55,43 @@ async def create_ticket(
         TooManyTickets: too many of this session's are unused.
     """
     ticket = new_token(Purpose.TICKET)
-
-    async def work(tx: Tx) -> None:
-        await tx.lock_names([f"session:{session_id}"])
-        session = await find_live_user(tx, session_id)
-        if session is None:
-            raise TokenRefused
-        if chat_id is not None:
-            for door in doors:
-                await door.require_entry(tx, user_id=session[0], chat_id=chat_id)
-        await tx.execute(
-            delete(TicketRow).where(
-                TicketRow.session_id == session_id, TicketRow.expires_at <= tx.now
-            )
-        )
-        await _require_room(tx, session_id)
-        await tx.execute(
-            insert(TicketRow).values(
-                hash=hash_token(ticket, Purpose.TICKET),
-                session_id=session_id,
-                chat_id=chat_id,
-                created_at=tx.now,
-                expires_at=tx.now + TICKET_LIFETIME,
-            )
-        )
-
-    await db.write(work)
+    await db.write_grouped(create_tickets, Wish(ticket, session_id, chat_id, doors))
     return ticket
+
+
+async def create_tickets(tx: Tx, wishes: Sequence[Wish]) -> Sequence[Problem | Busy | None]:
+    """All tickets of a group: after an outage everybody comes for one at the same moment."""
+    locked = await _lock_sessions(tx, [wish.session_id for wish in wishes])
+    await tx.execute(
+        delete(TicketRow).where(TicketRow.session_id.in_(locked), TicketRow.expires_at <= tx.now)
+    )
+    users = await find_live_users(tx, locked)
+    unused = await _count_unused(tx, locked)
+    outcomes: list[Problem | Busy | None] = []
+    granted: list[Wish] = []
+    for wish in wishes:
+        outcome = BUSY
+        if wish.session_id in locked:
+            outcome = await _judge(tx, wish, users, unused)
+        if outcome is None:
+            granted.append(wish)
+            unused[wish.session_id] = _one_more(unused.get(wish.session_id), tx.now)
+        outcomes.append(outcome)
+    if granted:
+        await tx.execute(
+            insert(TicketRow),
+            [
+                {
+                    "hash": hash_token(wish.ticket, Purpose.TICKET),
+                    "session_id": wish.session_id,
+                    "chat_id": wish.chat_id,
+                    "created_at": tx.now,
+                    "expires_at": tx.now + TICKET_LIFETIME,
+                }
+                for wish in granted
+            ],
+        )
+    return outcomes
 
 
 async def use_ticket(db: Database, ticket: str) -> UsedTicket | None:
@@ -83,42 +105,86 @@ async def use_ticket(db: Database, ticket: str) -> UsedTicket | None:
     # Guesses are refused without a write.
     if await db.read(lambda tx: tx.scalar(known)) is None:
         return None
-
-    async def work(tx: Tx) -> UsedTicket | None:
-        row = await tx.first(
-            delete(TicketRow)
-            .where(TicketRow.hash == ticket_hash)
-            .returning(TicketRow.session_id, TicketRow.chat_id, TicketRow.expires_at)
-        )
-        if row is None or row.expires_at <= tx.now:
-            return None
-        session = await find_live_user(tx, row.session_id)
-        if session is None:
-            return None
-        user_id, session_expires_at = session
-        return UsedTicket(user_id, row.session_id, row.chat_id, session_expires_at)
-
-    return await db.write(work)
+    return await db.write_grouped(use_tickets, ticket_hash)
 
 
-async def find_live_user(tx: Tx, session_id: SessionId) -> tuple[UserId, datetime] | None:
-    """Whose session it is and when it ends for lack of use; None if it is over."""
-    row = await tx.first(
-        select(SessionRow.user_id, SessionRow.idle_expires_at).where(
-            SessionRow.id == session_id,
+async def use_tickets(tx: Tx, hashes: Sequence[bytes]) -> Sequence[UsedTicket | None]:
+    """All of a group; of two uses of one ticket the first counts."""
+    rows = await tx.all(
+        delete(TicketRow)
+        .where(TicketRow.hash.in_(hashes))
+        .returning(TicketRow.hash, TicketRow.session_id, TicketRow.chat_id, TicketRow.expires_at)
+    )
+    tickets = {row.hash: row for row in rows if row.expires_at > tx.now}
+    users = await find_live_users(tx, {row.session_id for row in tickets.values()})
+    used: list[UsedTicket | None] = []
+    for ticket_hash in hashes:
+        row = tickets.pop(ticket_hash, None)
+        session = None if row is None else users.get(row.session_id)
+        if row is None or session is None:
+            used.append(None)
+        else:
+            used.append(UsedTicket(session[0], row.session_id, row.chat_id, session[1]))
+    return used
+
+
+async def find_live_users(
+    tx: Tx, session_ids: Collection[SessionId]
+) -> dict[SessionId, tuple[UserId, datetime]]:
+    """Of each session that is not over: whose it is, and when it ends for lack of use."""
+    rows = await tx.all(
+        select(SessionRow.id, SessionRow.user_id, SessionRow.idle_expires_at).where(
+            SessionRow.id.in_(session_ids),
             SessionRow.revoked_at.is_(None),
             SessionRow.idle_expires_at > tx.now,
         )
     )
-    return None if row is None else (row.user_id, row.idle_expires_at)
+    return {row.id: (row.user_id, row.idle_expires_at) for row in rows}
 
 
-async def _require_room(tx: Tx, session_id: SessionId) -> None:
-    row = await tx.first(
-        select(func.count(), func.min(TicketRow.expires_at)).where(
-            TicketRow.session_id == session_id
-        )
+async def _lock_sessions(tx: Tx, session_ids: Sequence[SessionId]) -> set[SessionId]:
+    """So that nobody counts the tickets of a session while another adds one."""
+    names = {f"session:{session_id}": session_id for session_id in session_ids}
+    if len(session_ids) == 1:
+        await tx.lock_names(names)
+        return set(session_ids)
+    return {names[name] for name in await tx.try_lock_names(names)}
+
+
+Unused = tuple[int, datetime]
+"""How many tickets of a session are unused, and when the first of them expires."""
+
+
+async def _count_unused(tx: Tx, session_ids: Collection[SessionId]) -> dict[SessionId, Unused]:
+    rows = await tx.all(
+        select(TicketRow.session_id, func.count(), func.min(TicketRow.expires_at))
+        .where(TicketRow.session_id.in_(session_ids))
+        .group_by(TicketRow.session_id)
     )
-    count, soonest = (0, None) if row is None else (int(row[0]), row[1])
-    if count >= MAX_UNUSED_TICKETS and soonest is not None:
-        raise TooManyTickets(retry_after=int((soonest - tx.now).total_seconds()) + 1)
+    return {session_id: (count, soonest) for session_id, count, soonest in rows}
+
+
+def _one_more(unused: Unused | None, now: datetime) -> Unused:
+    return (1, now + TICKET_LIFETIME) if unused is None else (unused[0] + 1, unused[1])
+
+
+async def _judge(
+    tx: Tx,
+    wish: Wish,
+    users: Mapping[SessionId, tuple[UserId, datetime]],
+    unused: Mapping[SessionId, Unused],
+) -> Problem | None:
+    """Why there is no ticket."""
+    session = users.get(wish.session_id)
+    if session is None:
+        return TokenRefused()
+    if wish.chat_id is not None:
+        try:
+            for door in wish.doors:
+                await door.require_entry(tx, user_id=session[0], chat_id=wish.chat_id)
+        except Problem as problem:
+            return problem
+    count, soonest = unused.get(wish.session_id, (0, tx.now))
+    if count >= MAX_UNUSED_TICKETS:
+        return TooManyTickets(retry_after=int((soonest - tx.now).total_seconds()) + 1)
+    return None

@@ -24,6 +24,12 @@ Ts = TypeVarTuple("Ts")
 V = TypeVar("V")
 
 
+_TRY_LOCKS = text(
+    "SELECT key, pg_try_advisory_xact_lock(:space, key) AS is_locked"
+    " FROM unnest(CAST(:keys AS integer[])) AS key"
+)
+
+
 class TxConnection(Protocol):
     """An open connection; `execute` gives all rows and how many were changed (-1: not known)."""
 
@@ -141,6 +147,20 @@ class Tx:
                 text("SELECT pg_advisory_xact_lock(:space, :key)"),
                 {"space": 7, "key": key - 2**31},
             )
+
+    async def try_lock_names(self, names: Iterable[str]) -> set[str]:
+        """As `lock_names`, in one statement, but leaves out what somebody else holds at the moment.
+
+        Returns:
+            The names that are locked now.
+        """
+        wanted = set(names)
+        if self.dialect == "sqlite" or not wanted:
+            return wanted
+        keys = {name: zlib.crc32(name.encode()) - 2**31 for name in wanted}
+        rows = await self.all(_TRY_LOCKS, {"space": 7, "keys": list(set(keys.values()))})
+        locked = {row.key for row in rows if row.is_locked}
+        return {name for name, key in keys.items() if key in locked}
 
     def before_commit(self, action: Callable[[], Awaitable[None]]) -> None:
         """Run `action` inside the transaction, at its very end."""

@@ -25,20 +25,26 @@ _NOTHING: Mapping[Connection, OutFrame] = {}
 class Hold:
     """Live updates of one scope that wait behind a replay, in order.
 
-    `floor`: the number from which the socket follows the scope; None until that was read. `left_at`: it
-    sees nothing behind this one.
+    `floor`: the number from which the socket follows the scope, as its client was told; None until that was
+    read. `sent`: the client was sent all up to this number. `left_at`: it sees nothing behind this one.
+    `is_read`: it was read that the user is in the chat. `is_new`: they came in while the socket was open,
+    so that its client has missed nothing of this membership.
     """
 
-    __slots__ = ("floor", "frames", "left_at", "size")
+    __slots__ = ("floor", "frames", "is_new", "is_read", "left_at", "sent", "size")
 
-    def __init__(self, floor: int | None) -> None:
+    def __init__(self, floor: int | None, *, is_new: bool, is_read: bool) -> None:
         self.floor = floor
+        self.is_new = is_new
+        self.is_read = is_read
+        self.sent = 0
         self.frames: list[tuple[int, OutFrame]] = []
         self.size = 0
         self.left_at: int | None = None
 
     def begin(self, floor: int) -> None:
-        """Its number was read. An end that was heard of meanwhile may be that of an earlier membership."""
+        """It was read. An end that was heard of meanwhile may be that of an earlier membership."""
+        self.is_read = True
         self.floor = floor
         if self.left_at is not None and self.left_at <= floor:
             # What came behind that end was not kept: it will be read again.
@@ -65,9 +71,13 @@ class Holds:
         hold.size += size
         self._size += size
         if self._size > self._limit:
-            self._size -= hold.size
-            hold.frames.clear()
-            hold.size = 0
+            self.clear(scope)
+
+    def clear(self, scope: Scope) -> None:
+        hold = self.of[scope]
+        self._size -= hold.size
+        hold.frames.clear()
+        hold.size = 0
 
     def drop(self, scope: Scope) -> None:
         hold = self.of.pop(scope, None)
@@ -131,22 +141,34 @@ class Hub:
     def number(self, connection: Connection, scope: Scope) -> int | None:
         """From which number on the socket follows the scope; None if that has yet to be read."""
         after = self._followers[scope][connection]
-        return self._holds[connection].of[scope].floor if after == HELD else after
+        if after != HELD:
+            return after
+        hold = self._holds[connection].of[scope]
+        return hold.floor if hold.is_read else None
 
-    def hold(self, connection: Connection, scope: Scope, floor: int | None = None) -> Hold:
+    def hold(
+        self,
+        connection: Connection,
+        scope: Scope,
+        floor: int | None = None,
+        *,
+        is_new: bool = False,
+    ) -> Hold:
         """Keep live updates back until `settle`. What was held until now, whoever did so, is void.
 
         Args:
             connection: of the socket.
             scope: of the updates.
             floor: the number from which the socket followed it until now.
+            is_new: see `Hold`.
         """
         self.follow(connection, scope, HELD)
         holds = self._holds.get(connection)
         if holds is None:
             holds = self._holds[connection] = Holds(connection.queue_bytes // _HELD_SHARE)
         holds.drop(scope)
-        hold = holds.of[scope] = Hold(floor)
+        is_read = floor is not None and not is_new
+        hold = holds.of[scope] = Hold(floor, is_new=is_new, is_read=is_read)
         return hold
 
     def begin(self, connection: Connection, scope: Scope, floor: int) -> None:
@@ -211,6 +233,9 @@ class Hub:
         if followers is None or followers.pop(connection, None) is None:
             return
         connection.scopes.remove(scope)
+        if connection.left is None:
+            connection.left = set()
+        connection.left.add(scope)
         self._drop_hold(connection, scope)
         self._on_unfollowed(connection, scope)
         if not followers:
@@ -238,6 +263,12 @@ class Hub:
             elif after == HELD:
                 own = instead.get(connection, frame) if instead else frame
                 self._holds[connection].add(scope, seq, own)
+
+    def tear(self, scope: Scope) -> None:
+        """The next update does not join on to those before: where these are held, the log must tell."""
+        for connection, after in self._followers.get(scope, {}).items():
+            if after == HELD:
+                self._holds[connection].clear(scope)
 
     def part(self, scope: Scope, seq: int, users: Iterable[UserId]) -> list[Connection]:
         """These users left with update `seq`: stop exactly behind it.

@@ -19,13 +19,21 @@ from app.features.sessions.list import SessionPage, list_sessions
 from app.features.sessions.models import RefreshTokenRow, SessionRow, TicketRow
 from app.features.sessions.open import MAX_SESSIONS, SessionTokens
 from app.features.sessions.revocations import RevocationList
-from app.features.sessions.tickets import MAX_UNUSED_TICKETS, create_ticket, use_ticket
+from app.features.sessions.tickets import (
+    MAX_UNUSED_TICKETS,
+    Wish,
+    create_ticket,
+    create_tickets,
+    use_ticket,
+    use_tickets,
+)
 from app.features.updates.models import UpdateRow
 from app.infra.bus.memory import MemoryBus
 from app.infra.database.tx import Tx
-from app.infra.tokens.opaque import Purpose, new_token
+from app.infra.tokens.opaque import Purpose, hash_token, new_token
 from app.kernel.cursors import CursorCodec
 from app.kernel.ids import ChatId, SessionId, UserId
+from tests.support.statements import recorded_statements
 from tests.unit.features.conftest import World
 
 
@@ -316,6 +324,46 @@ async def test_unused_tickets_are_capped(world: World) -> None:
     assert refused[0].retry_after in {30, 31}
     world.clock.advance(seconds=30)
     await create_ticket(world.db, [], session_id=opened.session_id, chat_id=None)
+
+
+async def test_many_tickets_take_as_many_statements_as_one(world: World) -> None:
+    user_id = await world.new_user()
+    opened = [await world.open(user_id) for _ in range(30)]
+
+    async def come(sessions: list[SessionTokens]) -> int:
+        """Tickets made and used, each by one group; answers the statements of both."""
+        wishes = [Wish(new_token(Purpose.TICKET), it.session_id, None, doors=[]) for it in sessions]
+        hashes = [hash_token(wish.ticket, Purpose.TICKET) or b"" for wish in wishes]
+        with recorded_statements(world.db) as statements:
+            assert await world.db.write(lambda tx: create_tickets(tx, wishes)) == [None] * len(
+                wishes
+            )
+            used = await world.db.write(lambda tx: use_tickets(tx, [*hashes, hashes[0], b"guess"]))
+        assert [it and it.session_id for it in used] == [
+            *(it.session_id for it in sessions),
+            None,
+            None,
+        ]
+        return len(statements)
+
+    assert await come(opened) <= await come(opened[:1])
+
+
+async def test_an_ended_session_in_a_group_of_tickets_refuses_itself_alone(world: World) -> None:
+    user_id = await world.new_user()
+    over, alive = await world.open(user_id), await world.open(user_id)
+    ending = {"events": world.events, "user_id": user_id, "session_id": over.session_id}
+    await end_session(world.db, world.revocations, **ending)
+    outcomes = await asyncio.gather(
+        *(
+            create_ticket(world.db, [], session_id=it.session_id, chat_id=None)
+            for it in (over, alive, over)
+        ),
+        return_exceptions=True,
+    )
+    assert [isinstance(it, TokenRefused) for it in outcomes] == [True, False, True]
+    assert isinstance(outcomes[1], str)
+    assert await use_ticket(world.db, outcomes[1]) is not None
 
 
 async def test_workers_learn_from_the_table_without_a_bus(world: World) -> None:

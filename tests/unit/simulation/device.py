@@ -164,10 +164,7 @@ class Device(Endpoint):
                         return
                     self._apply(action)
                 case SendFrame(frame):
-                    self.schedule.note("say", self.name, frame)
-                    if frame["type"] == "resume":
-                        self.applied.asked = dict(frame["data"]["state"])
-                    self.send(frame)
+                    self._say(frame)
                 case FetchDifference(epoch, state):
                     self._fetch(self.sync, epoch, dict(state))
                 case Reconnect():
@@ -176,6 +173,12 @@ class Device(Endpoint):
                     pass
                 case _:
                     raise Wrong(f"unknown action {action}")
+
+    def _say(self, frame: dict[str, Any]) -> None:
+        self.schedule.note("say", self.name, frame)
+        if frame["type"] == "resume":
+            self.applied.asked = dict(frame["data"]["state"])
+        self.send(frame)
 
     def _apply(self, action: Apply) -> None:
         for change in action.changes:

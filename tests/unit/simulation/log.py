@@ -31,7 +31,7 @@ class Chat:
     is_history_visible: bool = True
     is_deleted: bool = False
     last_message_id: int = 0
-    # Message -> the first message that is new to whoever may read it.
+    # Who has taken a private chat off their list.
     closed_by: set[UserId] = field(default_factory=set)
 
 
@@ -213,19 +213,17 @@ class Log:
                 return self._fill_created(UserId(row.scope.id), ChatId(row.subject_id or 0))
             case "chat_removed":
                 return {"chat_id": row.subject_id, **row.data["content"]}
-            case "chat_deleted":
-                return {"chat_id": row.subject_id}
             case "chat_updated":
                 return {"id": row.subject_id}
             case "members_changed":
                 return {"chat_id": row.subject_id, "members_count": 0, "members": []}
             case _:
-                return {}
+                return {"chat_id": row.subject_id}
 
     def _fill_created(self, user_id: UserId, chat_id: ChatId) -> dict[str, object]:
         """The chat as it is when this is read; for whoever is not in it (any more) a tombstone."""
         chat = self.chats[chat_id]
-        if self.stay(user_id, chat_id) is None or user_id in chat.closed_by:
+        if self.stay(user_id, chat_id) is None:
             return {"id": chat_id, "is_removed": True}
         return {
             "id": chat_id,

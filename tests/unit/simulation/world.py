@@ -2,7 +2,7 @@
 
 from app.kernel.announcements import Announcement
 from app.kernel.ids import ChatId, UserId
-from app.kernel.scopes import chat_scope, user_scope
+from app.kernel.scopes import chat_scope
 from tests.unit.simulation.database import Database
 from tests.unit.simulation.device import Device, Endpoint, Listener
 from tests.unit.simulation.judge import Judge, Wrong
@@ -23,6 +23,7 @@ class World:
         self.schedule = Schedule(seed)
         rng = self.rng = self.schedule.rng
         self.weather = Weather.rough(rng)
+        self.was_rough = str(self.weather)
         self.log = Log()
         self.judge = Judge(self.log)
         self.database = Database(self.log, self.schedule, self.weather)

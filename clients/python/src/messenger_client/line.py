@@ -116,6 +116,9 @@ class Line:
             raise Unreachable(f"no answer to {frame_type}") from error
         finally:
             self._answers.pop(request_id, None)
+            if answer.done() and not answer.cancelled():
+                # Marks it as seen, also where sending failed first.
+                answer.exception()
         if frame["type"] == "error":
             raise Problem(frame["error"].get("status", 400), frame["error"])
         return frame

@@ -128,6 +128,7 @@ class SqliteStore:
         self._on_change = on_change
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="messenger-store")
         self._connection: sqlite3.Connection | None = None
+        self._is_closed = False
         # What the file holds, so that an update does not read the cursors of all chats.
         self._position: Position | None = None
 
@@ -179,13 +180,17 @@ class SqliteStore:
         await self._run(lambda connection: connection.execute(statement, (client_message_id,)))
 
     async def close(self) -> None:
+        """A second call does nothing."""
+
         def work() -> None:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
 
-        await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        self._thread.shutdown(wait=False)
+        if not self._is_closed:
+            self._is_closed = True
+            await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            self._thread.shutdown(wait=False)
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """In one transaction, on the store's thread; it ends also when the caller is cancelled."""

@@ -83,10 +83,11 @@ class Sync:
         # Scope -> seq -> what came ahead of its turn.
         self._early: dict[str, dict[int, Update]] = {}
         self._early_count = 0
-        # Scopes that ended on this connection -> the last number of that membership.
-        self._ended: dict[str, int] = {}
-        # The scopes that a difference under way was asked for.
-        self._asked: frozenset[str] | None = None
+        # Scope -> the number from which this connection follows it.
+        self._begun: dict[str, int] = {}
+        # What a difference under way was asked for; not what was begun anew or forgotten since:
+        # the answer may be older than that.
+        self._asked: set[str] | None = None
         self._wants_difference = False
         self._changes: list[Change] = []
 
@@ -108,7 +109,7 @@ class Sync:
         self._resumes.clear()
         self._early.clear()
         self._early_count = 0
-        self._ended.clear()
+        self._begun.clear()
         self._asked = None
         self._wants_difference = False
         self._changes.clear()
@@ -139,16 +140,18 @@ class Sync:
         if answer["epoch"] != self.position.epoch:
             return [Reconnect("the log is another one")]
         before = {scope: self.position.cursors.get(scope) for scope in asked}
+        # It also names scopes that the question did not: those are live here already.
         for reset in answer["resets"]:
-            # It also names scopes that the question did not: those are live here already.
             if reset["scope"] in asked:
                 self._take_reset(reset["scope"], reset["seq"])
         for it in answer["updates"]:
             self._take_update(Update(it["type"], it["scope"], it["seq"], it["data"]))
-        self._wants_difference = any(self._early.get(scope) for scope in asked)
+        has_holes = any(self._has_hole(scope) for scope in asked)
         is_stuck = all(self.position.cursors.get(scope) == before[scope] for scope in asked)
-        if self._wants_difference and is_stuck:
+        if has_holes and is_stuck:
+            self._wants_difference = False
             return self._finish([Reconnect("the difference does not close the gap")])
+        self._wants_difference = self._wants_difference or has_holes
         return self._finish([])
 
     def difference_failed(self) -> list[Action]:
@@ -169,6 +172,7 @@ class Sync:
         if data.get("more"):
             return []
         self._is_greeted = True
+        self._begun = dict(self._hello)
         resumes = list(self._resume(self._compare_with_hello()))
         for scope in list(self._early):
             self._go_on(scope)
@@ -186,7 +190,7 @@ class Sync:
             elif cursor != seq:
                 behind[scope] = seq
         for scope in [scope for scope in self.position.cursors if scope not in hello]:
-            self._forget(scope, self.position.cursors[scope])
+            self._forget(scope)
         return behind
 
     def _resume(self, behind: Mapping[str, int]) -> Iterator[SendFrame]:
@@ -201,8 +205,10 @@ class Sync:
 
     def _end_resume(self, request_id: str | None) -> None:
         """The replay is over. What still waits for an update that it did not bring is a gap."""
-        for scope in self._resumes.pop(request_id or "", {}):
-            if self._early.get(scope):
+        # They are answered in their order.
+        oldest = next(iter(self._resumes), "")
+        for scope in self._resumes.pop(request_id or oldest, {}):
+            if self._has_hole(scope):
                 self._wants_difference = True
 
     # Updates.
@@ -210,30 +216,39 @@ class Sync:
     def _take_update(self, update: Update) -> None:
         cursor = self.position.cursors.get(update.scope)
         if cursor is None:
-            self._take_unknown(update)
+            # Of a chat whose `chat_created` is still to come.
+            self._keep(update)
         elif update.seq == cursor + 1 and self._is_greeted:
             self._apply(update)
             self._go_on(update.scope)
         elif update.seq > cursor:
             self._keep(update)
-            if not self._is_replayed(update.scope):
-                self._wants_difference = True
-
-    def _take_unknown(self, update: Update) -> None:
-        """Of a chat that was left, or of one whose `chat_created` is still to come."""
-        if update.seq > self._ended.get(update.scope, 0):
-            self._keep(update)
+            self._wants_difference = True
 
     def _apply(self, update: Update) -> None:
         begun = find_begun(update)
         is_new = begun is not None and begun[0] not in self.position.cursors
         self._change(update)
         if begun is not None and is_new:
-            self._ended.pop(begun[0], None)
-            self._go_on(begun[0])
+            self._begin(*begun)
         ended = find_ended(update)
-        if ended is not None and self.position.cursors.get(ended[0], ended[1] + 1) <= ended[1]:
-            self._forget(*ended)
+        if ended is not None and self._is_over(*ended):
+            self._forget(ended[0])
+
+    def _begin(self, scope: str, seq: int) -> None:
+        """Follow a scope from `seq` on."""
+        self._begun[scope] = seq
+        self._no_longer_asked(scope)
+        self._go_on(scope)
+
+    def _is_over(self, scope: str, last: int) -> bool:
+        """Whether the membership that ended with `last` is the one that is followed here.
+
+        One that began above `last` is a later one. It does not count what a server sent past the
+        end of this one.
+        """
+        cursor = self.position.cursors.get(scope)
+        return cursor is not None and min(cursor, self._begun.get(scope, cursor)) <= last
 
     def _go_on(self, scope: str) -> None:
         """Apply what waited for the scope to come so far; drop what it has passed."""
@@ -250,21 +265,19 @@ class Sync:
     def _take_reset(self, scope: str, seq: int) -> None:
         """The server's word: 0 means that there is no such scope for us."""
         if seq == 0:
-            self._forget(scope, 0)
+            self._forget(scope)
         else:
             self._reset(scope, seq)
 
     def _reset(self, scope: str, seq: int) -> None:
         """Go on from `seq`; a chat in which nothing was said yet stands at 0."""
-        self._ended.pop(scope, None)
         self._change(Reset(scope, seq))
-        self._go_on(scope)
+        self._begin(scope, seq)
 
-    def _forget(self, scope: str, last: int) -> None:
-        self._ended[scope] = max(last, self._ended.get(scope, 0))
-        for seq in list(self._early.get(scope, ())):
-            if seq <= last or last == 0:
-                self._drop_early(scope, seq)
+    def _forget(self, scope: str) -> None:
+        """It is not ours any more. What waits ahead may belong to a membership that is still to be told."""
+        self._begun.pop(scope, None)
+        self._no_longer_asked(scope)
         if scope in self.position.cursors:
             self._change(Forgotten(scope))
 
@@ -277,6 +290,14 @@ class Sync:
     def _drop_early(self, scope: str, seq: int) -> None:
         if self._early[scope].pop(seq, None) is not None:
             self._early_count -= 1
+
+    def _no_longer_asked(self, scope: str) -> None:
+        if self._asked is not None:
+            self._asked.discard(scope)
+
+    def _has_hole(self, scope: str) -> bool:
+        """Something waits for what lies between it and the cursor."""
+        return scope in self.position.cursors and bool(self._early.get(scope))
 
     def _is_replayed(self, scope: str) -> bool:
         return any(scope in named for named in self._resumes.values())
@@ -305,8 +326,8 @@ class Sync:
         state = {
             scope: cursor
             for scope, cursor in self.position.cursors.items()
-            if self._early.get(scope) and not self._is_replayed(scope)
+            if self._has_hole(scope) and not self._is_replayed(scope)
         }
         if state and self.position.epoch is not None:
-            self._asked = frozenset(state)
+            self._asked = set(state)
             yield FetchDifference(self.position.epoch, state)

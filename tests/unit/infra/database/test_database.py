@@ -211,3 +211,24 @@ async def test_a_server_that_refuses_to_let_us_in_is_unavailable(
     with pytest.raises(DatabaseUnavailable):
         await put(refused, "never")
     await refused.close()
+
+
+async def test_a_name_that_somebody_holds_is_left_out(db: Database) -> None:
+    if db.dialect == "sqlite":
+        # Whoever writes is alone.
+        assert await db.write(lambda tx: tx.try_lock_names(["a", "b"])) == {"a", "b"}
+        return
+    has_locked, let_go = asyncio.Event(), asyncio.Event()
+
+    async def hold(tx: Tx) -> None:
+        assert await tx.try_lock_names(["a"]) == {"a"}
+        has_locked.set()
+        await let_go.wait()
+
+    holding = asyncio.create_task(db.write(hold))
+    await has_locked.wait()
+    assert await db.write(lambda tx: tx.try_lock_names(["a", "b", "c"])) == {"b", "c"}
+    assert await db.write(lambda tx: tx.try_lock_names([])) == set()
+    let_go.set()
+    await holding
+    assert await db.write(lambda tx: tx.try_lock_names(["a"])) == {"a"}

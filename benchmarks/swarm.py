@@ -1,0 +1,371 @@
+"""Thousands of devices in one process: each follows its scopes, notices every gap and repeat, and resumes.
+
+    python -m benchmarks.swarm
+
+Reads commands as lines of JSON from standard input and answers each with one line, by its `id`; see
+`Swarm` in benchmarks/storm.py. A message whose text begins with 20 digits was sent at that moment of the
+monotonic clock, in nanoseconds, which all processes of a machine share.
+"""
+
+import asyncio
+import json
+import random
+import resource
+import statistics
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import uvloop
+from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+
+API = "/api/v1"
+# As the reference client waits before its attempts.
+_BACKOFF_FIRST = 0.25
+_BACKOFF_MOST = 15.0
+_ATTEMPT_SECONDS = 15.0
+_STAMP_DIGITS = 20
+
+
+@dataclass
+class Tally:
+    """What all devices of a process count together. Durations are in nanoseconds."""
+
+    deliveries: list[int] = field(default_factory=list[int])
+    answers: list[int] = field(default_factory=list[int])
+    news: dict[int, int] = field(default_factory=dict[int, int])
+    replayed: int = 0
+    received_bytes: int = 0
+    faults: Counter[str] = field(default_factory=Counter[str])
+    statuses: Counter[int] = field(default_factory=Counter[int])
+
+
+class Device:
+    """A signed-in client; `cursors` are what it has applied, by scope."""
+
+    def __init__(self, tally: Tally, *, host: str, port: int, token: str) -> None:
+        self.tally = tally
+        self.host = host
+        self.port = port
+        self.token = token
+        self.epoch: str | None = None
+        self.cursors: dict[str, int] = {}
+        self.goals: dict[str, int] = {}
+        self.transport: WSTransport | None = None
+        self._arrival: asyncio.Future[None] | None = None
+        self.hello_at = 0
+        self.whole_at = 0
+        self.user_id = 0
+        self.close_code: int | None = None
+
+    async def come(self, *, jitter: float) -> None:
+        """Connect and catch up, again and again until it works."""
+        pause = _BACKOFF_FIRST
+        await asyncio.sleep(random.uniform(0, jitter))
+        while True:
+            try:
+                async with asyncio.timeout(_ATTEMPT_SECONDS):
+                    await self._connect()
+                assert self._arrival is not None
+                await self._arrival
+            except (OSError, TimeoutError, WSError, asyncio.IncompleteReadError) as error:
+                self.tally.faults[type(error).__name__] += 1
+            else:
+                return
+            await asyncio.sleep(random.uniform(0, pause))
+            pause = min(2 * pause, _BACKOFF_MOST)
+
+    def cut(self) -> None:
+        """End the connection without a word."""
+        if self.transport is not None:
+            self.transport.underlying_transport.abort()
+            self.transport = None
+
+    async def call(self, method: str, path: str, body: object) -> Any:
+        """A request on a connection of its own.
+
+        Raises:
+            OSError: no answer, or one that is a fault of the server.
+        """
+        address = (self.host, self.port)
+        status, answer = await request(address, method, path, body, token=self.token)
+        self.tally.statuses[status] += 1
+        if status >= 300:
+            raise ConnectionRefusedError(status)
+        return answer
+
+    async def _connect(self) -> None:
+        ticket = (await self.call("POST", "/auth/ws-ticket", {}))["ticket"]
+        self._arrival = asyncio.get_running_loop().create_future()
+        self.close_code = None
+        url = f"ws://{self.host}:{self.port}{API}/ws/{ticket}"
+        self.transport, _ = await ws_connect(lambda: Wire(self), url)
+
+    def lose(self) -> None:
+        """The connection has ended."""
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_exception(ConnectionResetError())
+
+    def hear(self, payload: bytes) -> None:
+        """One frame of the server."""
+        tally = self.tally
+        tally.received_bytes += len(payload)
+        frame = orjson.loads(payload)
+        match frame["type"]:
+            case "hello":
+                self._greet(frame["data"])
+            case "resumed":
+                self._finish()
+            case "scope_reset":
+                tally.faults["scope_reset"] += 1
+            case "user_online":
+                tally.news.setdefault(frame["data"]["user_id"], time.monotonic_ns())
+            case _ if "seq" in frame:
+                self._apply(frame)
+            case _:
+                return
+
+    def _greet(self, data: Any) -> None:
+        self.user_id = data["user_id"]
+        self.hello_at = time.monotonic_ns()
+        state: dict[str, int] = data["state"]
+        behind = {
+            scope: self.cursors[scope]
+            for scope, seq in state.items()
+            if seq > self.cursors.get(scope, seq)
+        }
+        for scope, seq in state.items():
+            self.cursors.setdefault(scope, seq)
+        self.epoch = data["epoch"]
+        if not behind:
+            self._finish()
+            return
+        self.goals = {scope: state[scope] for scope in behind}
+        assert self.transport is not None
+        resume = {"type": "resume", "data": {"epoch": self.epoch, "state": behind}}
+        self.transport.send(WSMsgType.TEXT, orjson.dumps(resume))
+
+    def _finish(self) -> None:
+        for scope, goal in self.goals.items():
+            if self.cursors[scope] < goal:
+                self.tally.faults["incomplete"] += 1
+        self.goals = {}
+        self.whole_at = time.monotonic_ns()
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    def _apply(self, frame: Any) -> None:
+        tally, scope, seq = self.tally, frame["scope"], frame["seq"]
+        known = self.cursors.get(scope)
+        if known is not None and seq != known + 1:
+            tally.faults["gap" if seq > known else "repeat"] += 1
+        self.cursors[scope] = seq
+        if self.goals:
+            tally.replayed += 1
+            return
+        if frame["type"] == "new_message":
+            stamp = frame["data"].get("text", "")[:_STAMP_DIGITS]
+            if stamp.isdigit():
+                tally.deliveries.append(time.monotonic_ns() - int(stamp))
+
+
+class Wire(WSListener):
+    """One connection of a device."""
+
+    def __init__(self, device: Device) -> None:
+        super().__init__()
+        self.device = device
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self.device.transport = transport
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        if self.device.transport is transport:
+            self.device.lose()
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        if frame.msg_type == WSMsgType.TEXT:
+            self.device.hear(frame.get_payload_as_bytes())
+        elif frame.msg_type == WSMsgType.PING:
+            transport.send_pong(frame.get_payload_as_bytes())
+        elif frame.msg_type == WSMsgType.CLOSE:
+            self.device.close_code = int(frame.get_close_code())
+            self.device.tally.faults[f"closed {self.device.close_code}"] += 1
+            transport.send_close(WSCloseCode.OK)
+            transport.disconnect()
+
+
+async def request(
+    address: tuple[str, int], method: str, path: str, body: object, *, token: str | None = None
+) -> tuple[int, Any]:
+    """Status and parsed body."""
+    host, port = address
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        payload = orjson.dumps(body)
+        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+        head = f"{method} {API}{path} HTTP/1.1\r\nHost: {host}\r\n{authorization}"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n"
+        writer.write(head.encode() + b"Connection: close\r\n\r\n" + payload)
+        start, _, answer = (await reader.read()).partition(b"\r\n\r\n")
+        if not start:
+            raise ConnectionResetError
+        return int(start.split(b" ", 2)[1]), orjson.loads(answer) if answer else None
+    finally:
+        writer.close()
+
+
+class Swarm:
+    """All devices of this process, and its commands."""
+
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self.devices: list[Device] = []
+        self._load: list[asyncio.Task[None]] = []
+        self._sends: set[asyncio.Task[None]] = set()
+
+    async def open(self, devices: Sequence[dict[str, Any]], at_once: int = 50) -> dict[str, Any]:
+        """Connect them, so many at a time."""
+        fresh = [Device(self.tally, **device) for device in devices]
+        for start in range(0, len(fresh), at_once):
+            await asyncio.gather(*(it.come(jitter=0) for it in fresh[start : start + at_once]))
+        self.devices += fresh
+        return {"open": len(self.devices), "user_ids": [device.user_id for device in fresh]}
+
+    async def cut(self) -> dict[str, Any]:
+        """All at once."""
+        for device in self.devices:
+            device.cut()
+        return {"cut": len(self.devices)}
+
+    async def storm(self, jitter: float = _BACKOFF_FIRST) -> dict[str, Any]:
+        """All come back at once and catch up."""
+        started = time.monotonic_ns()
+        await asyncio.gather(*(device.come(jitter=jitter) for device in self.devices))
+        took = sorted(device.whole_at - started for device in self.devices)
+        hellos = {str(device.user_id): device.hello_at for device in self.devices}
+        return {"seconds": [it / 1e9 for it in took], "hello_at": hellos}
+
+    async def come_back(self, device: int) -> float:
+        """One of them; answers the seconds from its `hello` to the end of its replay."""
+        it = self.devices[device]
+        await it.come(jitter=0)
+        return (it.whole_at - it.hello_at) / 1e9
+
+    async def begin_load(self, sends: Sequence[Sequence[int]], rate: float, size: int = 100) -> Any:
+        """Messages by (device, chat) in turn, `rate` a second, whether or not the server keeps up."""
+        loop = asyncio.get_running_loop()
+
+        async def repeat() -> None:
+            due, number = loop.time(), 0
+            while True:
+                device, chat_id = sends[number % len(sends)]
+                task = asyncio.create_task(self._send(self.devices[device], chat_id, size))
+                self._sends.add(task)
+                task.add_done_callback(self._sends.discard)
+                number, due = number + 1, due + 1 / rate
+                await asyncio.sleep(max(0.0, due - loop.time()))
+
+        self._load.append(asyncio.create_task(repeat()))
+        return {}
+
+    async def end_load(self) -> dict[str, Any]:
+        """Wait for what is under way."""
+        for task in self._load:
+            task.cancel()
+        self._load.clear()
+        await asyncio.gather(*self._sends)
+        return {}
+
+    async def say(self, device: int, chat_id: int, count: int, at_once: int = 8) -> dict[str, Any]:
+        """So many messages by one device."""
+        remaining = iter(range(count))
+
+        async def repeat() -> None:
+            for _ in remaining:
+                await self._send(self.devices[device], chat_id, 100)
+
+        await asyncio.gather(*(repeat() for _ in range(at_once)))
+        return {}
+
+    async def figures(self) -> dict[str, Any]:
+        """What was counted since the last time."""
+        tally = self.tally
+        fresh = Tally()
+        for name in ("deliveries", "answers", "news", "replayed", "received_bytes"):
+            fresh.__dict__[name], tally.__dict__[name] = tally.__dict__[name], fresh.__dict__[name]
+        faults, statuses = dict(tally.faults), dict(tally.statuses)
+        tally.faults.clear()
+        tally.statuses.clear()
+        return {
+            "deliveries": quantiles(fresh.deliveries),
+            "answers": quantiles(fresh.answers),
+            "news": {str(user_id): at for user_id, at in fresh.news.items()},
+            "replayed": fresh.replayed,
+            "bytes": fresh.received_bytes,
+            "faults": faults,
+            "statuses": {str(status): count for status, count in statuses.items()},
+        }
+
+    async def _send(self, device: Device, chat_id: int, size: int) -> None:
+        started = time.monotonic_ns()
+        text = f"{started:0{_STAMP_DIGITS}d}".ljust(size, "x")
+        body = {"chat_id": chat_id, "text": text, "client_message_id": str(uuid.uuid4())}
+        try:
+            await device.call("POST", "/messages/", body)
+        except OSError as error:
+            self.tally.faults[f"send {type(error).__name__}"] += 1
+        self.tally.answers.append(time.monotonic_ns() - started)
+
+
+def quantiles(nanoseconds: Sequence[int]) -> dict[str, float]:
+    """Milliseconds; empty where there are too few samples to speak of."""
+    if len(nanoseconds) < 2:
+        return {"count": len(nanoseconds)}
+    cuts = statistics.quantiles(nanoseconds, n=100)
+    return {
+        "count": len(nanoseconds),
+        "p50_ms": cuts[49] / 1e6,
+        "p99_ms": cuts[98] / 1e6,
+        "most_ms": max(nanoseconds) / 1e6,
+    }
+
+
+async def serve() -> None:
+    """Until standard input ends."""
+    swarm = Swarm()
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=1 << 24)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    running: set[asyncio.Task[None]] = set()
+    while line := await reader.readline():
+        command = json.loads(line)
+        work: Callable[..., Awaitable[Any]] = getattr(swarm, command["do"])
+        task = asyncio.create_task(_answer(command["id"], work(**command.get("with", {}))))
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+
+async def _answer(number: int, work: Awaitable[Any]) -> None:
+    try:
+        answer = {"id": number, "answer": await work}
+    except Exception as error:  # noqa: BLE001 - an edge: whoever commands hears of it
+        answer = {"id": number, "error": repr(error)}
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+def allow_many_files() -> None:
+    """As many sockets as the system grants this process, and those that it starts."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+if __name__ == "__main__":
+    allow_many_files()
+    uvloop.run(serve())

@@ -1,0 +1,190 @@
+"""The reference client against the real server, on both databases."""
+
+import asyncio
+import uuid
+
+import pytest
+from messenger_client import (
+    Forgotten,
+    MemoryStore,
+    Outgoing,
+    Problem,
+    Reset,
+    SessionEnded,
+    SqliteStore,
+    Update,
+)
+
+from tests.clients.python.conftest import Device, Devices
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+async def open_chat(one: Device, other: Device) -> int:
+    body = {"type": "private", "user_id": other.id}
+    chat = await one.client.call("POST", "/chats/", body)
+    return chat["id"]
+
+
+async def test_what_one_says_the_other_applies_in_order(devices: Devices) -> None:
+    anna, bruno = await devices.sign_up(), await devices.sign_up()
+    await anna.start()
+    await bruno.start()
+    chat = await open_chat(anna, bruno)
+    sent = [await anna.client.send_message(chat, f"{n}") for n in range(10)]
+    await bruno.client.request("send_message", {"chat_id": chat, "text": "by socket"})
+    for device in (anna, bruno):
+        await device.expect_seq(f"chat:{chat}", 11)
+    assert bruno.texts(chat)[-11:] == [*(message["text"] for message in sent), "by socket"]
+    assert anna.client.position.cursors[f"chat:{chat}"] == 11
+
+
+async def test_a_broken_line_costs_nothing(devices: Devices) -> None:
+    anna, bruno = await devices.sign_up(), await devices.sign_up()
+    chat = await open_chat(anna, bruno)
+    await bruno.start()
+    known = bruno.client.position.cursors[f"chat:{chat}"]
+    await bruno.crash()
+    for n in range(30):
+        await anna.client.send_message(chat, f"{n}")
+    again = await devices.come_back(bruno)
+    await again.expect_seq(f"chat:{chat}", known + 30)
+    assert again.seqs(f"chat:{chat}") == list(range(known + 1, known + 31))
+
+
+async def test_removal_and_return_leave_no_trace_of_what_was_said_between(
+    devices: Devices,
+) -> None:
+    anna, bruno = await devices.sign_up(), await devices.sign_up()
+    await bruno.start()
+    body = {"type": "group", "title": "Group", "member_ids": [bruno.id]}
+    chat = (await anna.client.call("POST", "/chats/", body))["id"]
+    scope = f"chat:{chat}"
+    await anna.client.send_message(chat, "for all")
+    await eventually(lambda: holds("for all" in bruno.texts(chat)))
+    await anna.client.call("DELETE", f"/chats/{chat}/members/{bruno.id}")
+    await anna.client.send_message(chat, "without bruno")
+    await eventually(lambda: holds(scope not in bruno.client.position.cursors))
+    await anna.client.call("POST", f"/chats/{chat}/members", {"user_ids": [bruno.id]})
+    await eventually(lambda: holds(scope in bruno.client.position.cursors))
+    await anna.client.send_message(chat, "welcome back")
+    await eventually(lambda: holds("welcome back" in bruno.texts(chat)))
+    assert "without bruno" not in str(bruno.applied(scope))
+
+
+async def test_an_ended_session_ends_the_client(devices: Devices) -> None:
+    phone = devices.deployment.next_phone()
+    first, second = await devices.sign_up(phone), await devices.sign_up(phone)
+    await second.start()
+    await first.client.call("DELETE", "/auth/sessions")
+    assert second.running is not None
+    with pytest.raises(SessionEnded):
+        async with asyncio.timeout(10):
+            await second.running
+
+
+async def test_a_refusal_is_told_and_leaves_the_outbox(devices: Devices) -> None:
+    anna = await devices.sign_up()
+    with pytest.raises(Problem) as refusal:
+        await anna.client.send_message(2**53 - 1, "hello?")
+    assert (refusal.value.status, refusal.value.code) == (404, "chat_not_found")
+    assert await anna.store.list_outgoing() == []
+
+
+async def test_an_expired_token_is_renewed_by_itself_once_for_all_callers(
+    devices: Devices,
+) -> None:
+    anna = await devices.sign_up()
+    tokens = await anna.store.load_tokens()
+    assert tokens is not None
+    expired = type(tokens)("expired", tokens.refresh_token, 0.0)
+    await anna.store.save_tokens(expired)
+    again = devices.client(anna.store)
+    answers = await asyncio.gather(*(again.call("GET", "/users/me") for _ in range(5)))
+    assert {answer["id"] for answer in answers} == {anna.id}
+    await again.close()
+
+
+async def test_a_send_left_behind_is_delivered_by_the_next_run_once(devices: Devices) -> None:
+    anna, bruno = await devices.sign_up(), await devices.sign_up()
+    await bruno.start()
+    chat = await open_chat(anna, bruno)
+    ids = [str(uuid.uuid4()) for _ in range(3)]
+    await anna.client.call(
+        "POST", "/messages/", {"chat_id": chat, "text": "0", "client_message_id": ids[0]}
+    )
+    for number, client_message_id in enumerate(ids):
+        body = {"chat_id": chat, "text": f"{number}", "client_message_id": client_message_id}
+        await anna.store.put_outgoing(Outgoing(client_message_id, body))
+    await anna.crash()
+    again = await devices.come_back(anna)
+    await bruno.expect_seq(f"chat:{chat}", 3)
+    await eventually(lambda: is_empty(again))
+    assert bruno.texts(chat)[-2:] == ["1", "2"]
+
+
+async def test_a_store_on_disk_holds_what_the_memory_of_another_does(
+    devices: Devices, tmp_path
+) -> None:
+    seen: list[str] = []
+
+    def note(connection, change) -> None:
+        connection.execute("CREATE TABLE IF NOT EXISTS notes (scope, kind)")
+        scope = getattr(change, "scope", "")
+        connection.execute("INSERT INTO notes VALUES (?, ?)", (scope, type(change).__name__))
+        seen.append(scope)
+
+    path = tmp_path / "device.db"
+    phone = devices.deployment.next_phone()
+    memory = await devices.sign_up(phone)
+    disk = await devices.sign_up(phone, SqliteStore(path, note))
+    bruno = await devices.sign_up()
+    await memory.start()
+    await disk.start()
+    chat = await open_chat(bruno, memory)
+    for n in range(20):
+        await bruno.client.send_message(chat, f"{n}")
+    for device in (memory, disk):
+        await device.expect_seq(f"chat:{chat}", 20)
+    assert disk.client.position == memory.client.position
+    await disk.crash()
+    opened = SqliteStore(path)
+    assert await opened.load() == memory.client.position
+    await opened.close()
+    assert seen.count(f"chat:{chat}") == len(memory.applied(f"chat:{chat}"))
+
+
+async def test_a_cursor_from_before_joining_is_reset(devices: Devices) -> None:
+    anna, bruno = await devices.sign_up(), await devices.sign_up()
+    body = {"type": "group", "title": "Group", "member_ids": [bruno.id]}
+    chat = (await anna.client.call("POST", "/chats/", body))["id"]
+    await bruno.start()
+    await bruno.crash()
+    await anna.client.call("DELETE", f"/chats/{chat}/members/{bruno.id}")
+    await anna.client.send_message(chat, "without bruno")
+    await anna.client.call("POST", f"/chats/{chat}/members", {"user_ids": [bruno.id]})
+    again = await devices.come_back(bruno)
+    scope = f"chat:{chat}"
+    assert any(isinstance(it, Reset) for it in again.applied(scope))
+    assert "without bruno" not in str(again.applied(scope))
+    await anna.client.send_message(chat, "now")
+    await eventually(lambda: holds("now" in again.texts(chat)))
+
+
+async def test_memory_and_changes_agree() -> None:
+    """The rule by which stores move is the one by which the core moves."""
+    store = MemoryStore()
+    chat = {"chat": {"id": 5, "seq": 3}}
+    await store.apply([Update("chat_created", "user", 1, chat), Reset("chat:6", 2)])
+    await store.apply([Update("new_message", "chat:5", 4, {}), Forgotten("chat:6")])
+    position = await store.load()
+    assert position.cursors == {"user": 1, "chat:5": 4}
+
+
+async def holds(value: bool) -> bool:
+    return value
+
+
+async def is_empty(device: Device) -> bool:
+    return await device.store.list_outgoing() == []
