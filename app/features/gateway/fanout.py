@@ -279,6 +279,7 @@ class Fanout:
             for connection in list(self.hub.followers(scope)):
                 connection.close(CloseCode.SERVICE_RESTART)
             return
+        self.hub.tear(scope)
         frame = render_reset(scope.wire, seq)
         for connection, after in list(self.hub.followers(scope).items()):
             if after < seq:

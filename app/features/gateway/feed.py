@@ -123,6 +123,9 @@ class Feed:
         self._asked = Ask.NOTHING
         if self.last is None:
             return _IDLE
+        if self.last < after:
+            # It was read for an earlier feed of this scope, which had come further.
+            return self._go_on([])
         reset_to: int | None = None
         if updates and self.last < updates[0].seq - 1:
             reset_to = updates[0].seq - 1

@@ -138,8 +138,11 @@ class Follower:
                 self._fanout.expel(connection, scope)
                 continue
             self._fanout.admit(connection, following, seq)
-            if seq < following.seq or not self._replayer.settle(connection, scope, seq):
-                span = Range(seq, following.seq, hold)
+            # `chat_created` tells the chat as it is when it is read. Who was told of this membership by an
+            # earlier one (they left and joined before it was read) kept the number of that.
+            after = following.joined_seq if scope in (connection.left or ()) else seq
+            if after < following.seq or not self._replayer.settle(connection, scope, after):
+                span = Range(after, following.seq, hold)
                 self._replayer.start(connection, {scope: span})
 
 

@@ -29,6 +29,7 @@ _ROOM_SHARE = 4
 class Connection:
     """A socket of a signed-in user; `chat_id` is set when it follows that chat alone.
 
+    `scopes` are those that it follows, `left` those that it ceased to follow while it was open.
     `expires_at` (seconds of the event loop's clock) is when the token that opened it ends,
     `last_frame_at` when its client was last heard.
     """
@@ -43,6 +44,7 @@ class Connection:
         "id",
         "is_ready",
         "last_frame_at",
+        "left",
         "queue_bytes",
         "scopes",
         "session_id",
@@ -69,6 +71,7 @@ class Connection:
         self.expires_at = expires_at
         self.last_frame_at = 0.0
         self.scopes: list[Scope] = []
+        self.left: set[Scope] | None = None
         self.is_ready = False
         self.close_code: int | None = None
         self._receive = receive

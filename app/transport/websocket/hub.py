@@ -71,9 +71,13 @@ class Holds:
         hold.size += size
         self._size += size
         if self._size > self._limit:
-            self._size -= hold.size
-            hold.frames.clear()
-            hold.size = 0
+            self.clear(scope)
+
+    def clear(self, scope: Scope) -> None:
+        hold = self.of[scope]
+        self._size -= hold.size
+        hold.frames.clear()
+        hold.size = 0
 
     def drop(self, scope: Scope) -> None:
         hold = self.of.pop(scope, None)
@@ -229,6 +233,9 @@ class Hub:
         if followers is None or followers.pop(connection, None) is None:
             return
         connection.scopes.remove(scope)
+        if connection.left is None:
+            connection.left = set()
+        connection.left.add(scope)
         self._drop_hold(connection, scope)
         self._on_unfollowed(connection, scope)
         if not followers:
@@ -256,6 +263,12 @@ class Hub:
             elif after == HELD:
                 own = instead.get(connection, frame) if instead else frame
                 self._holds[connection].add(scope, seq, own)
+
+    def tear(self, scope: Scope) -> None:
+        """The next update does not join on to those before: where these are held, the log must tell."""
+        for connection, after in self._followers.get(scope, {}).items():
+            if after == HELD:
+                self._holds[connection].clear(scope)
 
     def part(self, scope: Scope, seq: int, users: Iterable[UserId]) -> list[Connection]:
         """These users left with update `seq`: stop exactly behind it.

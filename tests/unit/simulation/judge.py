@@ -102,10 +102,11 @@ class Judge:
         applied.resets += 1
 
     def _is_reset_due(self, user_id: UserId, scope: Scope, cursor: int) -> bool:
-        if self.log.is_pruned(scope, cursor):
-            return True
         stays = self.log.stays.get((user_id, ChatId(scope.id)), []) if is_of_chat(scope) else []
-        return any(cursor < stay.joined_seq for stay in stays)
+        if len(stays) > 1:
+            # Who comes in again may be sent all of this membership, whatever they were told before.
+            cursor = min(cursor, stays[-1].joined_seq)
+        return self.log.is_pruned(scope, cursor) or any(cursor < it.joined_seq for it in stays)
 
     def _forget(self, applied: Applied, wire: str) -> None:
         scope = self._scope(applied.user_id, wire)

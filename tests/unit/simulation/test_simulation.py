@@ -23,7 +23,7 @@ def simulate(seed: int) -> World:
     except Exception as error:
         story = world.schedule.story()
         raise AssertionError(
-            f"SIMULATION_SEED={seed}: {error!r}\n{world.weather}\n{story}"
+            f"SIMULATION_SEED={seed}: {error!r}\n{world.was_rough}\n{story}"
         ) from error
     return world
 

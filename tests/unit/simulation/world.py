@@ -23,6 +23,7 @@ class World:
         self.schedule = Schedule(seed)
         rng = self.rng = self.schedule.rng
         self.weather = Weather.rough(rng)
+        self.was_rough = str(self.weather)
         self.log = Log()
         self.judge = Judge(self.log)
         self.database = Database(self.log, self.schedule, self.weather)
