@@ -22,7 +22,7 @@ from tests.faults.cluster import Cluster
 from tests.faults.journal import Call, Journal, read_journal
 from tests.faults.judge import Judge, Mark
 from tests.faults.machine import Machine
-from tests.faults.nemesis import Nemesis
+from tests.faults.nemesis import Fault, Nemesis
 from tests.faults.revocations import Revoker
 from tests.faults.workload import SENDS_PER_SECOND, Workload
 from tests.faults.world import Device, World
@@ -38,6 +38,8 @@ _PATIENT_SECONDS = 90.0
 _STEP_SECONDS = 0.05
 _HEADS_EVERY_SECONDS = 0.5
 _PAGE = 50
+_CANCELLED_AT_STOP = "timeout graceful shutdown exceeded"
+_DATABASE_FAULTS = (Fault.POSTGRES_PAUSE, Fault.POSTGRES_KILL, Fault.LONG_TRANSACTION)
 
 
 @dataclass(slots=True)
@@ -144,7 +146,8 @@ class Schedules:
         anomalies += await self._judge_all(base, calls)
         endings = [replace(it, seconds=it.seconds * share) for it in revoker.endings]
         anomalies += checkers.check_revocations(endings)
-        anomalies += checkers.check_server_logs(self._cluster.take_logged_errors())
+        lines = self._cluster.take_logged_errors()
+        anomalies += checkers.check_server_logs(_leave_out_expected(lines, nemesis.done))
         self._last = await self._judge.mark()
         self._keep_or_forget(directory, anomalies)
         return Result(
@@ -257,6 +260,13 @@ class Schedules:
     def _list_faults(self, workload: Workload) -> list[BaseException]:
         faults = [fault for device in self._world.devices if (fault := device.fault()) is not None]
         return [*workload.faults, *faults]
+
+
+def _leave_out_expected(lines: Sequence[str], done: Mapping[Fault, int]) -> list[str]:
+    """A worker that is told to stop while the database does not answer cancels what waits for it."""
+    if not (done.get(Fault.WORKER_RESTART) and any(done.get(fault) for fault in _DATABASE_FAULTS)):
+        return list(lines)
+    return [line for line in lines if _CANCELLED_AT_STOP not in line]
 
 
 def _count(nemesis: Nemesis, revoker: Revoker) -> Counter[str]:
