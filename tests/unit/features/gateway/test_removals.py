@@ -187,7 +187,7 @@ class Channel:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_nobody_hears_what_was_said_while_they_were_out_whatever_the_bus_does(  # noqa: C901 - one story
+async def test_nobody_hears_what_was_said_while_they_were_out_whatever_the_bus_does(
     cluster: Cluster, seed: int
 ) -> None:
     rng = cluster.wire.rng = random.Random(seed)
