@@ -130,7 +130,12 @@ class Schedules:
                 allowance=nemesis.allow,
             )
             await revoker.prepare()
-            await asyncio.gather(workload.run(seconds), nemesis.run(seconds), revoker.run(seconds))
+            broken = await asyncio.gather(
+                workload.run(seconds),
+                nemesis.run(seconds),
+                revoker.run(seconds),
+                return_exceptions=True,
+            )
             await nemesis.heal()
             healed = time.monotonic()
             all_answered = await workload.finish(_PATIENT_SECONDS)
@@ -138,6 +143,7 @@ class Schedules:
         share = machine.share()
         waited = {name: None if it is None else it * share for name, it in waited.items()}
         anomalies = [] if all_answered else [Anomaly("not-whole", "calls were never answered")]
+        anomalies += [Anomaly("suite-failed", repr(error)[:2000]) for error in broken if error]
         anomalies += [
             Anomaly("client-failed", repr(fault)) for fault in self._list_faults(workload)
         ]
