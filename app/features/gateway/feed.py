@@ -126,11 +126,7 @@ class Feed:
         if self.last < after:
             # It was read for an earlier feed of this scope, which had come further.
             return self._go_on([])
-        reset_to: int | None = None
-        if updates and self.last < updates[0].seq - 1:
-            reset_to = updates[0].seq - 1
-        elif not updates and self.last == after and upto != after:
-            reset_to = self._known if upto is None else upto
+        reset_to = self._find_hole(after, updates, upto)
         if reset_to is not None:
             self.last = reset_to
         deliver: list[Announcement] = []
@@ -144,6 +140,18 @@ class Feed:
             # A long gap is read in pages; between them there is nothing to wait for.
             self._asked = ask = Ask.LOG
         return Step(step.deliver, ask, reset_to)
+
+    def _find_hole(
+        self, after: int, updates: Sequence[Announcement], upto: int | None
+    ) -> int | None:
+        """Up to which number the log does not hold (any more) what is missing."""
+        if self.last is None:
+            return None
+        if updates:
+            return updates[0].seq - 1 if self.last < updates[0].seq - 1 else None
+        if self.last == after and upto != after:
+            return self._known if upto is None else upto
+        return None
 
     def fail_to_fill(self) -> Step:
         """The log could not be read: try again after a moment."""
