@@ -235,7 +235,7 @@ class CatchUp:
     def _hold(
         self, connection: Connection, state: Mapping[str, int], *, is_same_epoch: bool
     ) -> tuple[dict[Scope, Range], dict[str, int]]:
-        """Ranges to replay, and (by wire name) what must be read again over HTTP."""
+        """Ranges to replay, and (by wire name) those of them that must be read again over HTTP."""
         ranges: dict[Scope, Range] = {}
         refused: dict[str, int] = {}
         for wire, after in state.items():
@@ -244,8 +244,8 @@ class CatchUp:
                 continue
             span = None if scope is None else self._hold_scope(connection, scope)
             if scope is None or span is None:
-                # Not mine and never heard of are the same.
-                refused[wire] = 0
+                # Not mine and never heard of are the same. At once: it may be joined in a moment.
+                connection.send(render_reset(wire, 0))
                 continue
             ranges[scope] = span
             if is_same_epoch and after <= span.upto:

@@ -82,6 +82,13 @@ class Follower:
             case _:
                 pass
 
+    def note_replayed(self, connection: Connection, update: Announcement) -> None:
+        """The socket gets this update of its user's scope from before its `hello`."""
+        if _type_of(update) == "chat_created":
+            scope = chat_scope(ChatId(_chat_of(update)["id"]))
+            if scope not in connection.scopes:
+                connection.note_told(scope)
+
     def take_wanted(self) -> Wanted:
         """Sockets to bring into chats, as soon as it is read which of these memberships (still) exist."""
         wanted, self._wanted = self._wanted, {}
@@ -138,9 +145,9 @@ class Follower:
                 self._fanout.expel(connection, scope)
                 continue
             self._fanout.admit(connection, following, seq)
-            # `chat_created` tells the chat as it is when it is read. Who was told of this membership by an
-            # earlier one (they left and joined before it was read) kept the number of that.
-            after = following.joined_seq if scope in (connection.left or ()) else seq
+            # `chat_created` tells the chat as it is when it is read: that of an earlier joining may have
+            # told of this one. Then the client keeps the number that it was told first.
+            after = following.joined_seq if scope in (connection.told or ()) else seq
             if after < following.seq or not self._replayer.settle(connection, scope, after):
                 span = Range(after, following.seq, hold)
                 self._replayer.start(connection, {scope: span})

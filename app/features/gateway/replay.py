@@ -56,12 +56,14 @@ class Range:
 class Replayer:
     """`begin` leads a socket through a course in the background.
 
-    `on_released` sees updates that a socket got late: held back, or read behind its replay.
+    `on_replayed` sees updates of a user's scope that a socket got from before its `hello`, `on_released`
+    those that it got late: held back, or read behind its replay.
     """
 
     def __init__(self, fanout: Fanout, begin: Callable[[Connection, Course], None]) -> None:
         self._fanout = fanout
         self._begin = begin
+        self.on_replayed: Callable[[Connection, Announcement], None] = _ignore
         self.on_released: Callable[[Connection, Announcement], None] = _ignore
 
     def settle(
@@ -165,18 +167,24 @@ class Replayer:
         for update in updates:
             if not self._is_held(connection, scope, span) or not connection.has_room():
                 break
-            connection.send(self._fanout.show(connection, update))
+            self._send_one(connection, span, update)
             sent += 1
-            if reads_on:
-                if update.frame is None and scope.kind is ScopeKind.USER:
-                    # It may have told of a new chat: a new socket follows them all.
-                    connection.close(CloseCode.SERVICE_RESTART)
-                self.on_released(connection, update)
-            span.after = update.seq
         if reads_on:
             span.upto = span.after
         span.hold.sent = max(span.hold.sent, span.after)
         return sent
+
+    def _send_one(self, connection: Connection, span: Range, update: Announcement) -> None:
+        connection.send(self._fanout.show(connection, update))
+        is_own = update.scope.kind is ScopeKind.USER
+        if span.reads_on:
+            if update.frame is None and is_own:
+                # It may have told of a new chat: a new socket follows them all.
+                connection.close(CloseCode.SERVICE_RESTART)
+            self.on_released(connection, update)
+        elif is_own:
+            self.on_replayed(connection, update)
+        span.after = update.seq
 
     def _reset(self, connection: Connection, scope: Scope, span: Range, known: int) -> None:
         if span.reads_on and scope.kind is ScopeKind.USER:

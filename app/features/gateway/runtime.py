@@ -51,6 +51,7 @@ class Gateway:
         replayer = Replayer(self._fanout, self.leader.begin)
         follower = Follower(self._fanout, replayer)
         self._fanout.on_handed_out = follower.apply
+        replayer.on_replayed = follower.note_replayed
         replayer.on_released = follower.apply_held
         self._reader = LogReader(services, kinds, self._fanout, follower)
         self.hub = self._fanout.hub

@@ -29,7 +29,7 @@ _ROOM_SHARE = 4
 class Connection:
     """A socket of a signed-in user; `chat_id` is set when it follows that chat alone.
 
-    `scopes` are those that it follows, `left` those that it ceased to follow while it was open.
+    `scopes` are those that it follows; `told` are others that its client may know nevertheless.
     `expires_at` (seconds of the event loop's clock) is when the token that opened it ends,
     `last_frame_at` when its client was last heard.
     """
@@ -44,10 +44,10 @@ class Connection:
         "id",
         "is_ready",
         "last_frame_at",
-        "left",
         "queue_bytes",
         "scopes",
         "session_id",
+        "told",
         "user_id",
     )
 
@@ -71,7 +71,7 @@ class Connection:
         self.expires_at = expires_at
         self.last_frame_at = 0.0
         self.scopes: list[Scope] = []
-        self.left: set[Scope] | None = None
+        self.told: set[Scope] | None = None
         self.is_ready = False
         self.close_code: int | None = None
         self._receive = receive
@@ -82,6 +82,12 @@ class Connection:
     def has_given_up(self) -> bool:
         """The handler was cancelled because the client took nothing, not even the close frame."""
         return self._line.has_given_up
+
+    def note_told(self, scope: Scope) -> None:
+        """The client was told of a scope, and the socket follows it no more, or does not yet."""
+        if self.told is None:
+            self.told = set()
+        self.told.add(scope)
 
     def waiting_bytes(self) -> int:
         """Bytes that the client has not taken yet."""

@@ -233,9 +233,7 @@ class Hub:
         if followers is None or followers.pop(connection, None) is None:
             return
         connection.scopes.remove(scope)
-        if connection.left is None:
-            connection.left = set()
-        connection.left.add(scope)
+        connection.note_told(scope)
         self._drop_hold(connection, scope)
         self._on_unfollowed(connection, scope)
         if not followers:

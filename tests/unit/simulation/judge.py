@@ -9,7 +9,7 @@ from app.kernel.ids import ChatId, UserId
 from app.kernel.scopes import Scope, parse_wire_scope
 from tests.unit.simulation.log import Log, is_of_chat
 
-_CREATED, _REMOVED = "chat_created", "chat_removed"
+_CREATED = "chat_created"
 
 
 class Wrong(AssertionError):  # noqa: N818 - says what happened
@@ -23,6 +23,8 @@ class Applied:
     user_id: UserId
     epoch: str | None = None
     cursors: dict[str, int] = field(default_factory=dict)
+    # From where each scope is followed.
+    begun: dict[str, int] = field(default_factory=dict)
     # What the last question to the server named.
     asked: dict[str, int] = field(default_factory=dict)
     updates: int = 0
@@ -84,7 +86,9 @@ class Judge:
         applied.cursors[wire] = seq
         applied.updates += 1
         if update_type == _CREATED and "seq" in data:
-            applied.cursors.setdefault(f"chat:{data['id']}", data["seq"])
+            begun = f"chat:{data['id']}"
+            if begun not in applied.cursors:
+                applied.cursors[begun] = applied.begun[begun] = data["seq"]
 
     def _apply_reset(self, applied: Applied, wire: str, seq: int) -> None:
         """Only where the log cannot, or must not, close the gap."""
@@ -96,9 +100,10 @@ class Judge:
             if seq < cursor:
                 raise Wrong(f"{wire} was reset from {cursor} back to {seq}")
             asked = min(cursor, applied.asked.get(wire, cursor))
-            if not self._is_reset_due(applied.user_id, scope, asked):
+            is_due = self._is_reset_due(applied.user_id, scope, asked)
+            if not is_due and not self.log.is_broken(scope, asked, seq):
                 raise Wrong(f"{applied.user_id}: {wire} was reset from {cursor} to {seq}")
-        applied.cursors[wire] = seq
+        applied.cursors[wire] = applied.begun[wire] = seq
         applied.resets += 1
 
     def _is_reset_due(self, user_id: UserId, scope: Scope, cursor: int) -> bool:
@@ -115,6 +120,7 @@ class Judge:
             raise Wrong(f"{wire} was forgotten, which {applied.user_id} did not follow")
         # They may be in it again: then another update tells, or told.
         stays = self.log.stays[applied.user_id, ChatId(scope.id)]
+        cursor = min(cursor, applied.begun[wire])
         if all(stay.last_seq is None or stay.last_seq < cursor for stay in stays):
             raise Wrong(f"{wire} was forgotten at {cursor}, but {applied.user_id} was not put out")
 

@@ -54,6 +54,8 @@ class Log:
         self.epoch = "epoch-1"
         self.rows: dict[Scope, list[LoggedUpdate]] = {}
         self.pruned: dict[Scope, int] = {}
+        # Rows that cannot be filled in, by some fault of theirs.
+        self.broken: set[tuple[Scope, int]] = set()
         # Memberships that ended without an update in the scope.
         self.removals: dict[Scope, int] = {}
         self.chats: dict[ChatId, Chat] = {}
@@ -84,6 +86,10 @@ class Log:
     def is_pruned(self, scope: Scope, seq: int) -> bool:
         """Whether what comes behind `seq` is not in the log any more."""
         return seq < self.pruned.get(scope, 0)
+
+    def is_broken(self, scope: Scope, after: int, upto: int) -> bool:
+        """Whether one of these rows cannot be filled in."""
+        return any((scope, seq) in self.broken for seq in range(after + 1, upto + 1))
 
     # Transactions: each returns what leaves after its commit.
 
@@ -203,7 +209,10 @@ class Log:
     def fill(
         self, ranges: Mapping[Scope, tuple[int, int]], rows: Sequence[LoggedUpdate], limit: int
     ) -> Pages:
-        return make_pages(ranges, rows, [self._fill(row) for row in rows], limit=limit)
+        contents = [
+            None if (row.scope, row.seq) in self.broken else self._fill(row) for row in rows
+        ]
+        return make_pages(ranges, rows, contents, limit=limit)
 
     def _fill(self, row: LoggedUpdate) -> dict[str, object]:
         match row.type:

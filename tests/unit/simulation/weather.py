@@ -31,6 +31,7 @@ class Weather:
     bus_outages: float = 0.0
     read_outages: float = 0.0
     prunes: float = 0.0
+    breaks: float = 0.0
     epochs: float = 0.0
 
     @classmethod
@@ -57,6 +58,7 @@ class Weather:
             crashes=choose(0.3),
             bus_outages=choose(0.2),
             read_outages=choose(0.2),
-            prunes=choose(0.3),
+            prunes=choose(0.3, 2.0),
+            breaks=choose(0.0, 0.2),
             epochs=choose(0.1),
         )

@@ -222,6 +222,7 @@ class Worker:
         self.follower = Follower(self.fanout, self.replayer)
         self.fanout.on_handed_out = self.follower.apply
         self.fanout.on_gaps = self.on_gaps
+        self.replayer.on_replayed = self.follower.note_replayed
         self.replayer.on_released = self.follower.apply_held
         self.follower.on_wanted = self.on_wanted
         self.catchup = CatchUp(
@@ -417,8 +418,15 @@ class Worker:
         self.alive(lambda: self.fanout.on_bus(payload))
 
     def unfinished(self) -> str | None:
-        """What it still does or keeps though nothing happens."""
-        kept = {
+        """What it still does or keeps though nothing happens, or follows and should not, or should and does not."""
+        kept: dict[str, object] = {
+            "followed otherwise": [
+                (connection.user_id, connection.scopes)
+                for connection in self.hub.connections()
+                if connection.chat_id is None
+                and connection.scopes
+                and set(connection.scopes) != set(self.database.log.scopes_of(connection.user_id))
+            ],
             "held back": self.hub._holds,
             "being greeted": self.catchup._graces,
             "waiting for a turn": self.turns.waiting,

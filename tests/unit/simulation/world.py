@@ -76,6 +76,7 @@ class World:
             self._lose_bus: weather.bus_outages,
             self._lose_database: weather.read_outages,
             self._prune: weather.prunes,
+            self._break: weather.breaks,
             self._renew_epoch: weather.epochs,
         }
         acts = {
@@ -221,6 +222,12 @@ class World:
         scope = self.rng.choice(list(self.log.rows))
         self.log.prune(scope, self.rng.randint(0, self.log.head(scope)))
         self.schedule.note("prune", scope, self.log.pruned[scope])
+
+    def _break(self) -> None:
+        """A newest row can be written, but not read."""
+        scope = self.rng.choice(list(self.log.rows))
+        self.log.broken.add((scope, self.log.head(scope)))
+        self.schedule.note("break", scope, self.log.head(scope))
 
     def _renew_epoch(self) -> None:
         self.log.renew_epoch()
