@@ -52,12 +52,15 @@ async def find_difference(
     """Everything behind `state`, at most `limit` updates; scopes that are new are named in `state`."""
 
     async def work(tx: Tx) -> Found:
-        found = Found(await load_epoch(tx))
-        course = collect(found, user_id=user_id, epoch=epoch, state=state, limit=limit)
-        need = go_on(course)
-        while need is not None:
-            need = go_on(course, await meet(tx, services, kinds, need))
-        return found
+        while True:
+            found = Found(await load_epoch(tx))
+            course = collect(found, user_id=user_id, epoch=epoch, state=state, limit=limit)
+            need = go_on(course)
+            while need is not None:
+                need = go_on(course, await meet(tx, services, kinds, need))
+            # What was read is of that log if it is so still.
+            if await load_epoch(tx) == found.epoch:
+                return found
 
     return await services.db.read(work)
 

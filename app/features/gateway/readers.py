@@ -8,7 +8,7 @@ once, and the rest wait in order.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from app.features.gateway.course import (
     AwaitRoom,
@@ -30,6 +30,7 @@ from app.features.gateway.queries import (
     read_standing,
 )
 from app.features.gateway.turns import Turns
+from app.features.updates.epoch import load_epoch
 from app.features.updates.log import Head, read_heads, read_seqs
 from app.features.updates.read import UpdateKinds
 from app.infra.database.errors import DatabaseUnavailable
@@ -158,11 +159,17 @@ class LogReader:
 
 
 class CourseLeader:
-    """Leads sockets through courses, and meets the needs of these."""
+    """Leads sockets through courses, and meets the needs of these.
 
-    def __init__(self, services: Services, kinds: UpdateKinds) -> None:
+    `is_of_epoch` is asked, behind each read, whether the log is still the one that this worker knows.
+    """
+
+    def __init__(
+        self, services: Services, kinds: UpdateKinds, is_of_epoch: Callable[[str], bool]
+    ) -> None:
         self._services = services
         self._kinds = kinds
+        self._is_of_epoch = is_of_epoch
         self._turns = Turns(CONCURRENT_READS)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -207,11 +214,20 @@ class CourseLeader:
         try:
             if connection.close_code is not None:
                 return None
-            return await self._services.db.read(
-                lambda tx: meet(tx, self._services, self._kinds, need)
-            )
+            return await self._read(connection, need)
         finally:
             self._turns.end()
+
+    async def _read(self, connection: Connection, need: Read) -> object:
+        async def work(tx: Tx) -> tuple[object, str]:
+            answer = await meet(tx, self._services, self._kinds, need)
+            return answer, await load_epoch(tx)
+
+        answer, epoch = await self._services.db.read(work)
+        if not self._is_of_epoch(epoch):
+            # Nothing of another log is sent to a socket that was told of this one.
+            connection.close(CloseCode.SERVICE_RESTART)
+        return answer
 
     async def _take_turn(self, connection: Connection) -> bool:
         """False: the socket has closed before it was its turn."""

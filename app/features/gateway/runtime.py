@@ -1,6 +1,7 @@
 """The gateway of one worker: its parts put together, started and stopped."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
@@ -46,7 +47,7 @@ class Gateway:
         self.frames = frames
         self.is_stopping = False
         self._fanout = Fanout(services.bus, _call_later)
-        self.leader = CourseLeader(services, kinds)
+        self.leader = CourseLeader(services, kinds, self._is_of_epoch)
         replayer = Replayer(self._fanout, self.leader.begin)
         follower = Follower(self._fanout, replayer)
         self._fanout.on_handed_out = follower.apply
@@ -67,6 +68,7 @@ class Gateway:
             services.presence, on_online=news.tell_online, on_offline=news.tell_offline
         )
         self._revocations = services.rules.one(RevocationList)
+        self._is_epoch_in_doubt = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -159,10 +161,20 @@ class Gateway:
                 elif connection.last_frame_at + idle_seconds <= now:
                     connection.close(CloseCode.IDLE)
 
+    def _is_of_epoch(self, epoch: str) -> bool:
+        """Whether that is the epoch that this worker knows; if not, it looks at once."""
+        if epoch == self.catchup.epoch:
+            return True
+        self._is_epoch_in_doubt.set()
+        return False
+
     async def _watch_epoch(self) -> None:
         """A new epoch voids what clients hold: they reconnect and read again."""
         while True:
-            await asyncio.sleep(_EPOCH_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_EPOCH_SECONDS):
+                    await self._is_epoch_in_doubt.wait()
+            self._is_epoch_in_doubt.clear()
             try:
                 epoch = await self.services.db.read(load_epoch)
             except Problem:
@@ -171,6 +183,8 @@ class Gateway:
                 self.catchup.epoch = epoch
                 for connection in self.hub.connections():
                     connection.close(CloseCode.SERVICE_RESTART)
+                    # The numbers that it follows from are those of another log.
+                    self._fanout.forget(connection)
 
 
 def _call_later(seconds: float, action: Callable[[], None]) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, cast
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
@@ -17,6 +16,8 @@ from messenger_client.problems import Problem, SessionEnded, Unreachable
 from messenger_client.store import Store, Tokens
 
 _GATEWAY_FAULTS = frozenset({502, 503, 504})
+# What the server answers to a refresh token that is over; anything else says nothing about it.
+_REFRESH_REFUSED = frozenset({400, 401, 403})
 _UNAUTHORIZED = 401
 _NO_CONTENT = 204
 _TRIES = 3
@@ -33,7 +34,7 @@ class Api:
         self._options = options
         self._tokens: Tokens | None = None
         self._is_loaded = False
-        self._renewing = asyncio.Lock()
+        self._renewal: asyncio.Task[str] | None = None
         # Until the server has said how long its access tokens live.
         self.access_lifetime = 15 * 60.0
         self._http = httpx.AsyncClient(
@@ -45,19 +46,21 @@ class Api:
         )
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, behind a renewal under way: its answer must not be lost."""
+        if self._renewal is not None:
+            await asyncio.wait([self._renewal], timeout=self._options.request_timeout)
+            self._renewal.cancel()
         await self._http.aclose()
 
-    def socket_url(self, ticket: str) -> str:
-        """Of the address whose turn it is."""
-        parts = urlsplit(self._urls[self._place])
-        scheme = "wss" if parts.scheme == "https" else "ws"
-        path = f"{parts.path}{self._options.api_prefix}/ws/{ticket}"
-        return urlunsplit((scheme, parts.netloc, path, "", ""))
+    @property
+    def base_url(self) -> str:
+        """The address whose turn it is."""
+        return self._urls[self._place]
 
-    def turn(self) -> None:
-        """The address did not answer: the next one's turn."""
-        self._place = (self._place + 1) % len(self._urls)
+    def turn(self, failed: str) -> None:
+        """This address did not answer: the next one's turn, once for all who found out."""
+        if self.base_url == failed:
+            self._place = (self._place + 1) % len(self._urls)
 
     async def ask(
         self,
@@ -75,16 +78,20 @@ class Api:
             Unreachable: it is unknown what became of it.
         """
         headers = {} if access_token is None else {"Authorization": f"Bearer {access_token}"}
-        url = f"{self._urls[self._place]}{self._options.api_prefix}{path}"
+        base_url = self.base_url
+        url = f"{base_url}{self._options.api_prefix}{path}"
         try:
             async with asyncio.timeout(self._options.request_timeout):
                 answer = await self._http.request(
                     method, url, json=body, params=params, headers=headers
                 )
+            return _read(answer)
         except (httpx.HTTPError, TimeoutError, OSError) as error:
-            self.turn()
+            self.turn(base_url)
             raise Unreachable(f"{method} {path}: {type(error).__name__}") from error
-        return _read(answer)
+        except Unreachable:
+            self.turn(base_url)
+            raise
 
     async def call(
         self,
@@ -163,13 +170,18 @@ class Api:
             SessionEnded: the refresh token is refused.
             Unreachable: it can be tried again with the same refresh token for 30 s after a lost answer.
         """
-        async with self._renewing:
-            tokens = await self._load()
-            if tokens.access_token != unlike:
-                return tokens.access_token
-            answer = await self._ask_for_tokens(tokens.refresh_token)
-            await asyncio.shield(self.keep(answer))
-            return answer["access_token"]
+        tokens = await self._load()
+        if tokens.access_token != unlike:
+            return tokens.access_token
+        if self._renewal is None or self._renewal.done():
+            self._renewal = asyncio.create_task(self._renew(tokens.refresh_token))
+        # It goes on when a caller gives up: an answer that nobody reads costs the session.
+        return await asyncio.shield(self._renewal)
+
+    async def _renew(self, refresh_token: str) -> str:
+        answer = await self._ask_for_tokens(refresh_token)
+        await self.keep(answer)
+        return answer["access_token"]
 
     async def _ask_for_tokens(self, refresh_token: str) -> Mapping[str, Any]:
         """A lost answer is asked for again at once: the server gives the same successor for 30 s."""
@@ -177,18 +189,20 @@ class Api:
         deadline = time.monotonic() + _RENEWING_SECONDS
         while True:
             try:
-                return await self.ask(
-                    "POST", "/auth/refresh-token", {"refresh_token": refresh_token}
-                )
+                return await self._ask_for_tokens_once(refresh_token)
             except Unreachable as error:
                 pause = backoff.next(at_least=error.retry_after or 0.0)
                 if time.monotonic() + pause > deadline:
                     raise
                 await asyncio.sleep(pause)
-            except Problem as problem:
-                if problem.retry_after is None:
-                    raise SessionEnded(problem.detail) from problem
-                await asyncio.sleep(problem.retry_after)
+
+    async def _ask_for_tokens_once(self, refresh_token: str) -> Mapping[str, Any]:
+        try:
+            return await self.ask("POST", "/auth/refresh-token", {"refresh_token": refresh_token})
+        except Problem as problem:
+            if problem.status in _REFRESH_REFUSED:
+                raise SessionEnded(problem.detail) from problem
+            raise Unreachable(str(problem), problem.retry_after) from problem
 
     def _now(self) -> float:
         """Seconds since 1970: tokens outlive the process, a monotonic clock does not."""
@@ -207,8 +221,14 @@ def _read(answer: httpx.Response) -> Any:
     retry_after = _seconds(answer.headers.get("retry-after"))
     if answer.status_code in _GATEWAY_FAULTS:
         raise Unreachable(f"{answer.status_code}", retry_after)
+    if answer.status_code == _NO_CONTENT:
+        return None
     if answer.is_success:
-        return None if answer.status_code == _NO_CONTENT else answer.json()
+        try:
+            return answer.json()
+        except ValueError as error:
+            # Something between us and the server answered in its place.
+            raise Unreachable("the answer is no JSON") from error
     raise Problem(answer.status_code, _read_document(answer), retry_after)
 
 

@@ -3,10 +3,10 @@
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 from messenger_client.api import Api
 from messenger_client.backoff import Backoff
@@ -26,12 +26,17 @@ from messenger_client.sync import (
     Sync,
 )
 
+T = TypeVar("T")
 OnChange = Callable[[Change], Awaitable[None] | None]
 OnSignal = Callable[[Frame], Awaitable[None] | None]
 
 _MAX_BATCH = 256
 _HELLO_SECONDS = 20.0
+_STOPPING_SECONDS = 5.0
+# Close codes.
 _SESSION_ENDED = 4401
+_TOO_SLOW = 4409
+_TOO_MANY = 4429
 _TOO_MANY_SECONDS = 5.0
 # Of a token's life, after which an open socket gets a new one.
 _EXTEND_AFTER = 0.6
@@ -72,6 +77,8 @@ class Client:
         self._line: Line | None = None
         self._whole = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._ended.set()
         self._fetching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -181,16 +188,15 @@ class Client:
             Exception: what the store or a callback raised.
         """
         self._stopping.clear()
-        await self._outbox.resend()
-        while not self._stopping.is_set():
-            try:
-                await self._live()
-            except _Broken as broken:
-                await self._rest(broken)
-            finally:
-                self._line = None
-                self._whole.clear()
-                await self._stop_fetching()
+        self._ended.clear()
+        try:
+            await self._outbox.resend()
+            while not self._stopping.is_set():
+                broken = await self._live_once()
+                if broken is not None:
+                    await self._rest(broken)
+        finally:
+            self._ended.set()
 
     async def stop(self) -> None:
         """Let `run` return."""
@@ -199,6 +205,9 @@ class Client:
     async def close(self) -> None:
         """Stop everything; what has no answer stays in the outbox."""
         await self.stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STOPPING_SECONDS):
+                await self._ended.wait()
         await self._outbox.close()
         await self._api.close()
         await self._store.close()
@@ -211,6 +220,21 @@ class Client:
         """
         async with asyncio.timeout(timeout):
             await self._whole.wait()
+
+    async def _live_once(self) -> _Broken | None:
+        """One connection; None where it ended because of `stop`."""
+        try:
+            await self._live()
+        except _Broken as broken:
+            if broken.code == _TOO_SLOW and self._whole.is_set():
+                # The server keeps nothing for us, and the log has it all: no reason to wait.
+                broken.pause = None
+            return broken
+        finally:
+            self._line = None
+            self._whole.clear()
+            await self._stop_fetching()
+        return None
 
     async def _rest(self, broken: _Broken) -> None:
         """Until the next attempt, or `stop`."""
@@ -225,8 +249,7 @@ class Client:
 
     async def _check_session(self) -> None:
         with suppress(Unreachable):
-            token = await self._api.access_token()
-            await self._api.renew(unlike=token)
+            await self._api.renew(unlike=await self._api.access_token())
 
     async def _live(self) -> None:
         """One connection, from its ticket to its end.
@@ -236,37 +259,63 @@ class Client:
         """
         self._position = await self._store.load()
         self._sync = Sync(self._position)
-        async with await self._open() as line:
-            heartbeat = await self._greet(line)
-            self._line = line
-            works = [
-                asyncio.create_task(work)
-                for work in (
-                    self._follow(line),
-                    line.stay_alive(heartbeat),
-                    self._extend(line),
-                    self._stopping.wait(),
-                )
-            ]
-            try:
-                done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in works:
-                    task.cancel()
-                await asyncio.gather(*works, return_exceptions=True)
-            for task in done:
-                _raise_broken(task)
+        line = await self._unless_stopped(self._open())
+        if line is None:
+            return
+        try:
+            async with line:
+                heartbeat = await self._unless_stopped(self._greet(line))
+                if heartbeat is not None:
+                    self._line = line
+                    await self._stay(line, heartbeat)
+        except _Broken:
+            self._api.turn(line.base_url)
+            raise
+
+    async def _stay(self, line: Line, heartbeat: float) -> None:
+        works = [
+            asyncio.create_task(work)
+            for work in (
+                self._follow(line),
+                line.stay_alive(heartbeat),
+                self._extend(line),
+                self._stopping.wait(),
+            )
+        ]
+        try:
+            done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in works:
+                task.cancel()
+            await asyncio.gather(*works, return_exceptions=True)
+        for task in done:
+            _raise_broken(task)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What the work gives, or None once `stop` was called."""
+        task = asyncio.create_task(work)
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            for it in (task, stopping):
+                it.cancel()
+            await asyncio.gather(task, stopping, return_exceptions=True)
 
     async def _open(self) -> Line:
         try:
-            async with asyncio.timeout(self._options.request_timeout):
-                answer = await self._api.call("POST", "/auth/ws-ticket", {})
-                return await Line.open(self._api.socket_url(answer["ticket"]), self._options)
-        except (Unreachable, TimeoutError) as error:
-            self._api.turn()
-            raise _Broken("no socket", pause=getattr(error, "retry_after", None) or 0.0) from error
+            answer = await self._api.call("POST", "/auth/ws-ticket", {})
+        except Unreachable as error:
+            raise _Broken(str(error), pause=error.retry_after or 0.0) from error
         except Problem as problem:
             raise _Broken(str(problem), pause=problem.retry_after or 1.0) from problem
+        base_url = self._api.base_url
+        try:
+            return await Line.open(base_url, answer["ticket"], self._options)
+        except Unreachable as error:
+            self._api.turn(base_url)
+            raise _Broken(str(error)) from error
 
     async def _greet(self, line: Line) -> float:
         """Take `hello`; answers how often to ping, in seconds."""
@@ -274,10 +323,12 @@ class Client:
             async with asyncio.timeout(_HELLO_SECONDS):
                 first = await line.events.get()
         except TimeoutError as error:
-            self._api.turn()
             raise _Broken("no hello came") from error
         await self._take([first], line)
-        return float(cast("Frame", first)["data"]["heartbeat_seconds"])
+        try:
+            return float(cast("Frame", first)["data"]["heartbeat_seconds"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _Broken("something else came before hello") from error
 
     async def _follow(self, line: Line) -> None:
         """Take what comes, as much as is there at once: fewer, larger transactions while catching up."""
@@ -308,6 +359,8 @@ class Client:
         if self._sync.is_whole:
             self._backoff.reset()
             self._whole.set()
+        else:
+            self._whole.clear()
 
     async def _perform(self, actions: Sequence[Action], line: Line) -> None:
         """One transaction for all that is to be applied; then the rest, in order."""
@@ -358,11 +411,25 @@ class Client:
             self._fetching = None
 
     async def _extend(self, line: Line) -> None:
-        """Give the socket a new token before the one that opened it expires."""
+        """Give the socket a new token before the one that opened it expires.
+
+        Which is when the server closes it, if no token can be had until then.
+        """
+        expires_in = self._api.access_lifetime
+        backoff = Backoff(self._options.backoff_first, self._options.backoff_most)
         while True:
-            await asyncio.sleep(self._api.access_lifetime * _EXTEND_AFTER)
-            token = await self._api.access_token()
-            await line.ask("auth", {"token": await self._api.renew(unlike=token)})
+            await asyncio.sleep(expires_in * _EXTEND_AFTER)
+            backoff.reset()
+            token = await self._renew_stubbornly(backoff)
+            answer = await line.ask("auth", {"token": token})
+            expires_in = float(answer["data"]["expires_in"])
+
+    async def _renew_stubbornly(self, backoff: Backoff) -> str:
+        while True:
+            try:
+                return await self._api.renew(unlike=await self._api.access_token())
+            except Unreachable as error:
+                await asyncio.sleep(backoff.next(at_least=error.retry_after or 0.0))
 
 
 def _raise_broken(task: "asyncio.Task[Any]") -> None:
@@ -375,14 +442,8 @@ def _raise_broken(task: "asyncio.Task[Any]") -> None:
 
 def _closed(event: Closed) -> _Broken:
     reason = f"closed with {event.code}"
-    match event.code:
-        case 4409:
-            # We were too slow: the server keeps nothing for us, and the log has it all.
-            return _Broken(reason, code=event.code, pause=None)
-        case 4429:
-            return _Broken(reason, code=event.code, pause=_TOO_MANY_SECONDS)
-        case _:
-            return _Broken(reason, code=event.code)
+    pause = _TOO_MANY_SECONDS if event.code == _TOO_MANY else 0.0
+    return _Broken(reason, code=event.code, pause=pause)
 
 
 async def _tell(listener: Callable[[Any], Awaitable[None] | None] | None, what: object) -> None:

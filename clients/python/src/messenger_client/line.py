@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
@@ -16,6 +17,8 @@ from messenger_client.options import Options
 from messenger_client.problems import Problem, Unreachable
 
 _MAX_WAITING = 512
+# The server's frames are far smaller; a line that brings more is none of its.
+_MAX_FRAME_BYTES = 4_194_304
 _NO_CODE = 1006
 _CLOSING_SECONDS = 2
 
@@ -40,26 +43,27 @@ Event = Frame | Closed | Difference
 class Line:
     """An open socket. `events` ends with `Closed`; answers go to whoever asked."""
 
-    def __init__(self, socket: ClientConnection, options: Options) -> None:
+    def __init__(self, socket: ClientConnection, base_url: str, options: Options) -> None:
+        self.base_url = base_url
         self.events: asyncio.Queue[Event] = asyncio.Queue(_MAX_WAITING)
         self._socket = socket
         self._options = options
         self._answers: dict[str, asyncio.Future[Frame]] = {}
-        self._heard_at = 0.0
+        self._has_news = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, url: str, options: Options) -> Self:
-        """Connect.
+    async def open(cls, base_url: str, ticket: str, options: Options) -> Self:
+        """Connect to the socket of everything.
 
         Raises:
             Unreachable
         """
         try:
             socket = await connect(
-                url,
+                _socket_url(base_url, ticket, options),
                 compression=None,
-                max_size=None,
+                max_size=_MAX_FRAME_BYTES,
                 open_timeout=options.connect_timeout,
                 close_timeout=_CLOSING_SECONDS,
                 ping_interval=None,  # our own pings tell the server as well that we are here
@@ -68,10 +72,9 @@ class Line:
             )
         except (OSError, TimeoutError, InvalidHandshake, EOFError) as error:
             raise Unreachable(f"no socket: {type(error).__name__}") from error
-        return cls(socket, options)
+        return cls(socket, base_url, options)
 
     async def __aenter__(self) -> Self:
-        self._heard_at = asyncio.get_running_loop().time()
         self._reader = asyncio.create_task(self._read())
         return self
 
@@ -124,33 +127,43 @@ class Line:
         return frame
 
     async def stay_alive(self, every: float) -> None:
-        """Ping for as long as the line lives, and cut it when it is dead.
+        """Ping for as long as the line lives.
 
         Raises:
-            Unreachable: nothing came for too long.
+            Unreachable: it is dead: nothing came for too long.
         """
         clock = asyncio.get_running_loop().time
         while True:
-            await asyncio.sleep(every)
-            await self.send({"type": "ping", "data": {}})
             asked_at = clock()
-            await asyncio.sleep(self._options.pong_timeout)
-            if self._heard_at < asked_at:
-                raise Unreachable("the line is dead")
+            self._has_news.clear()
+            await self.send({"type": "ping", "data": {}})
+            await self._hear()
+            await asyncio.sleep(max(0.0, every - (clock() - asked_at)))
+
+    async def _hear(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._options.pong_timeout):
+                    await self._has_news.wait()
+            except TimeoutError as error:
+                # While we are behind ourselves, the answer waits among what we have not read.
+                if not self.events.full():
+                    raise Unreachable("the line is dead") from error
+            else:
+                return
 
     async def _read(self) -> None:
-        clock = asyncio.get_running_loop().time
         try:
             async for raw in self._socket:
-                self._heard_at = clock()
+                self._has_news.set()
                 frame = json.loads(raw)
                 waiting = self._answers.pop(str(frame.get("request_id")), None)
                 if waiting is None:
                     await self.events.put(frame)
                 elif not waiting.done():
                     waiting.set_result(frame)
-        except ConnectionClosed:
-            self._heard_at = clock()
+        except (ConnectionClosed, ValueError):
+            self._has_news.set()
         self._fail_answers()
         await self.events.put(Closed(self._socket.close_code or _NO_CODE))
 
@@ -158,6 +171,14 @@ class Line:
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(Unreachable("the socket is closed"))
+
+
+def _socket_url(base_url: str, ticket: str, options: Options) -> str:
+    parts = urlsplit(base_url)
+    scheme = "wss" if parts.scheme == "https" else "ws"
+    return urlunsplit(
+        (scheme, parts.netloc, f"{parts.path}{options.api_prefix}/ws/{ticket}", "", "")
+    )
 
 
 def is_answer(frame: Frame) -> bool:

@@ -4,11 +4,12 @@ import asyncio
 import uuid
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 from messenger_client.api import Api
 from messenger_client.backoff import Backoff
 from messenger_client.options import Options
-from messenger_client.problems import Problem, SessionEnded, Unreachable
+from messenger_client.problems import Problem, Unreachable
 from messenger_client.store import Outgoing, Store
 
 _TOO_MANY = 429
@@ -21,7 +22,9 @@ class Outbox:
         self._api = api
         self._store = store
         self._options = options
-        self._turns: dict[int, asyncio.Lock] = {}
+        self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._loading = asyncio.Lock()
+        self._is_loaded = False
         self._under_way: dict[str, asyncio.Task[dict[str, Any]]] = {}
 
     async def send(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,13 +38,22 @@ class Outbox:
         """
         client_message_id = str(body.get("client_message_id") or uuid.uuid4())
         send = Outgoing(client_message_id, {**body, "client_message_id": client_message_id})
-        await self._store.put_outgoing(send)
+        async with self._loading:
+            if not self._is_loaded:
+                # What an earlier run left behind goes first.
+                await self._start_all()
+            await self._store.put_outgoing(send)
         return await asyncio.shield(self._start(send))
 
     async def resend(self) -> None:
         """Go on with what an earlier run left behind."""
+        async with self._loading:
+            await self._start_all()
+
+    async def _start_all(self) -> None:
         for send in await self._store.list_outgoing():
             self._start(send)
+        self._is_loaded = True
 
     async def close(self) -> None:
         """Stop trying; what has no answer stays in the store."""
@@ -53,7 +65,8 @@ class Outbox:
     def _start(self, send: Outgoing) -> "asyncio.Task[dict[str, Any]]":
         task = self._under_way.get(send.client_message_id)
         if task is None or task.done():
-            task = asyncio.create_task(self._deliver(send))
+            turn = self._turns.setdefault(send.body["chat_id"], asyncio.Lock())
+            task = asyncio.create_task(self._deliver(send, turn))
             self._under_way[send.client_message_id] = task
             task.add_done_callback(lambda done: self._end(send.client_message_id, done))
         return task
@@ -64,8 +77,7 @@ class Outbox:
         if not task.cancelled():
             task.exception()  # the caller may have gone
 
-    async def _deliver(self, send: Outgoing) -> dict[str, Any]:
-        turn = self._turns.setdefault(send.body["chat_id"], asyncio.Lock())
+    async def _deliver(self, send: Outgoing, turn: asyncio.Lock) -> dict[str, Any]:
         async with turn:
             backoff = Backoff(self._options.backoff_first, self._options.backoff_most)
             while True:
@@ -84,8 +96,6 @@ class Outbox:
             if problem.status == _TOO_MANY:
                 return backoff.next(at_least=problem.retry_after or 1.0)
             await self._store.remove_outgoing(send.client_message_id)
-            raise
-        except SessionEnded:
             raise
         await self._store.remove_outgoing(send.client_message_id)
         return message

@@ -210,6 +210,9 @@ class SqliteStore:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
+            if str(self._path) != ":memory:":
+                # Tokens are in it: for nobody else to read, also while it is being made.
+                Path(self._path).touch(mode=0o600)
             connection = sqlite3.connect(
                 self._path, isolation_level=None, timeout=10, check_same_thread=False
             )
