@@ -195,10 +195,8 @@ class Fanout:
             self._newcomers[scope].pop(connection, None)
 
     def show(self, connection: Connection, update: Announcement) -> OutFrame:
-        """The frame of an update that is replayed to one socket; for one that cannot be had, a reset."""
-        if update.frame is None:
-            return render_reset(update.scope.wire, update.seq)
-        frame = update.frame
+        """The frame of an update that is replayed to one socket."""
+        frame = update.frame or b""
         first_visible_id = self._newcomers.get(update.scope, {}).get(connection)
         if first_visible_id is not None:
             oldest = find_oldest_told(frame)

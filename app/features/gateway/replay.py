@@ -167,24 +167,29 @@ class Replayer:
         for update in updates:
             if not self._is_held(connection, scope, span) or not connection.has_room():
                 break
-            self._send_one(connection, span, update)
-            sent += 1
+            if update.seq > span.after:
+                self._send_one(connection, span, update)
+                sent += 1
         if reads_on:
             span.upto = span.after
         span.hold.sent = max(span.hold.sent, span.after)
         return sent
 
     def _send_one(self, connection: Connection, span: Range, update: Announcement) -> None:
-        connection.send(self._fanout.show(connection, update))
-        is_own = update.scope.kind is ScopeKind.USER
-        if span.reads_on:
-            if update.frame is None and is_own:
+        span.after = update.seq
+        if update.frame is None:
+            # It cannot be filled in. No reset leads back behind what was sent.
+            span.after = max(update.seq, span.hold.sent)
+            if span.reads_on and update.scope.kind is ScopeKind.USER:
                 # It may have told of a new chat: a new socket follows them all.
                 connection.close(CloseCode.SERVICE_RESTART)
+            connection.send(render_reset(update.scope.wire, span.after))
+            return
+        connection.send(self._fanout.show(connection, update))
+        if span.reads_on:
             self.on_released(connection, update)
-        elif is_own:
+        elif update.scope.kind is ScopeKind.USER:
             self.on_replayed(connection, update)
-        span.after = update.seq
 
     def _reset(self, connection: Connection, scope: Scope, span: Range, known: int) -> None:
         if span.reads_on and scope.kind is ScopeKind.USER:

@@ -37,7 +37,8 @@ class Hold:
         self.floor = floor
         self.is_new = is_new
         self.is_read = is_read
-        self.sent = 0
+        # Of a chat that was joined meanwhile, the Chat itself tells what was before.
+        self.sent = floor if is_new and floor is not None else 0
         self.frames: list[tuple[int, OutFrame]] = []
         self.size = 0
         self.left_at: int | None = None
