@@ -285,7 +285,9 @@ async def test_what_is_stored_is_told_also_when_the_client_is_stopped_meanwhile(
     async with asyncio.timeout(10):
         await store.is_busy.wait()
     await client.stop()
-    await asyncio.sleep(0)
+    for _ in range(20):
+        # Turns of the loop, in which the connection is taken down.
+        await asyncio.sleep(0)
     store.may_go_on.set()
     assert device.running is not None
     async with asyncio.timeout(10):
