@@ -21,7 +21,7 @@ from app.features.gateway.course import (
 )
 from app.features.gateway.fanout import Fanout, Later, render_reset
 from app.features.gateway.queries import Standing
-from app.features.gateway.replay import Range, Replayer
+from app.features.gateway.replay import Range, Replayer, find_reset_number
 from app.kernel.clock import Clock, format_time
 from app.kernel.ids import ChatId
 from app.kernel.scopes import Scope, ScopeKind, chat_scope, parse_wire_scope, user_scope
@@ -251,7 +251,7 @@ class CatchUp:
             if is_same_epoch and after <= span.upto:
                 span.after = after
             else:
-                refused[wire] = max(span.upto, span.hold.sent)
+                refused[wire] = find_reset_number(connection, scope, span)
         return ranges, refused
 
     def _is_new(self, connection: Connection, scope: Scope) -> bool:
@@ -292,7 +292,7 @@ def _find_late(
 ) -> dict[str, int]:
     """Chats of which the client claims numbers from before its user's joining, with their own numbers."""
     return {
-        scope.wire: max(span.upto, span.hold.sent)
+        scope.wire: find_reset_number(connection, scope, span)
         for scope, span in ranges.items()
         if scope.kind is ScopeKind.CHAT
         and (it := followings.get((connection.user_id, ChatId(scope.id)))) is not None

@@ -167,9 +167,12 @@ class Replayer:
         for update in updates:
             if not self._is_held(connection, scope, span) or not connection.has_room():
                 break
-            if update.seq > span.after:
-                self._send_one(connection, span, update)
-                sent += 1
+            if update.frame is None:
+                # It cannot be filled in.
+                self._reset(connection, scope, span, max(known, update.seq))
+                break
+            self._send_one(connection, span, update)
+            sent += 1
         if reads_on:
             span.upto = span.after
         span.hold.sent = max(span.hold.sent, span.after)
@@ -177,14 +180,6 @@ class Replayer:
 
     def _send_one(self, connection: Connection, span: Range, update: Announcement) -> None:
         span.after = update.seq
-        if update.frame is None:
-            # It cannot be filled in. No reset leads back behind what was sent.
-            span.after = max(update.seq, span.hold.sent)
-            if span.reads_on and update.scope.kind is ScopeKind.USER:
-                # It may have told of a new chat: a new socket follows them all.
-                connection.close(CloseCode.SERVICE_RESTART)
-            connection.send(render_reset(update.scope.wire, span.after))
-            return
         connection.send(self._fanout.show(connection, update))
         if span.reads_on:
             self.on_released(connection, update)
@@ -195,9 +190,19 @@ class Replayer:
         if span.reads_on and scope.kind is ScopeKind.USER:
             # It may have told of new chats: a new socket follows them all.
             connection.close(CloseCode.SERVICE_RESTART)
-        seq = max(span.after, known) if span.reads_on else max(span.upto, span.hold.sent)
+        known_here = max(span.after, known)
+        seq = known_here if span.reads_on else find_reset_number(connection, scope, span)
         connection.send(render_reset(scope.wire, seq))
         span.after = span.upto = seq
+
+
+def find_reset_number(connection: Connection, scope: Scope, span: Range) -> int:
+    """Where the client goes on that cannot be replayed all up to `span.upto`: there.
+
+    What was sent above it, it has kept. But who came in again meanwhile is beyond it already.
+    """
+    is_beyond = scope in (connection.told or ())
+    return max(span.upto, span.hold.sent) if is_beyond else span.upto
 
 
 def _first_of_one_kind(todo: Mapping[Scope, Range]) -> dict[Scope, Range]:

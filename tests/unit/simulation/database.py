@@ -34,11 +34,19 @@ class Database:
         self.is_away = False
 
     def read(
-        self, reading: Reading, done: Callable[[Any], None], failed: Callable[[], None]
+        self,
+        reading: Reading,
+        done: Callable[[Any], None],
+        failed: Callable[[], None],
+        *,
+        is_wanted: Callable[[], bool],
     ) -> None:
-        """Exactly one of `done` and `failed` is called, later."""
+        """Exactly one of `done` and `failed` is called, later; neither if nobody wants to know any more."""
 
         def go_on() -> None:
+            if not is_wanted():
+                reading.close()
+                return
             if self.is_away or self.schedule.chance(self.weather.read_failure):
                 reading.close()
                 self._later(failed)
@@ -55,6 +63,12 @@ class Database:
 
     def _later(self, action: Callable[[], None]) -> None:
         self.schedule.within(self.weather.read_delay, action)
+
+    def meet_with_epoch(self, need: Need) -> Reading:
+        """The answer, and of which epoch it is."""
+        answer = yield from self.meet(need)
+        yield
+        return answer, self.log.epoch
 
     def meet(self, need: Need) -> Reading:
         """The statements behind a need of a course."""

@@ -35,7 +35,9 @@ class Surroundings(Protocol):
     database: Database
     judge: Judge
 
-    def some_worker(self) -> Worker | None: ...
+    def some_worker(self) -> Worker | None:
+        """One that answers."""
+        ...
 
 
 class Endpoint:
@@ -219,7 +221,9 @@ class Device(Endpoint):
 
         limit = self.schedule.rng.choice(_ROWS_A_DIFFERENCE)
         reading = _find_difference(self.world.database, found, self.user_id, epoch, state, limit)
-        self.world.database.read(reading, done, failed)
+        worker = self.world.some_worker()
+        if worker is not None:
+            worker.read(reading, done, failed)
         self.schedule.after(_REQUEST_SECONDS, failed)
 
 
@@ -262,9 +266,15 @@ def _find_difference(
     limit: int,
 ) -> Reading:
     """As `find_difference`, statement by statement."""
-    found.epoch = database.log.epoch
-    yield
-    course = collect(found, user_id=user_id, epoch=epoch, state=state, limit=limit)
-    need = go_on(course)
-    while need is not None:
-        need = go_on(course, (yield from database.meet(need)))
+    while True:
+        fresh = Found(epoch=database.log.epoch)
+        for name in Found.__slots__:
+            setattr(found, name, getattr(fresh, name))
+        yield
+        course = collect(found, user_id=user_id, epoch=epoch, state=state, limit=limit)
+        need = go_on(course)
+        while need is not None:
+            need = go_on(course, (yield from database.meet(need)))
+        yield
+        if database.log.epoch == found.epoch:
+            return

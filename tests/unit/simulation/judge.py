@@ -100,18 +100,19 @@ class Judge:
             if seq < cursor:
                 raise Wrong(f"{wire} was reset from {cursor} back to {seq}")
             asked = min(cursor, applied.asked.get(wire, cursor))
-            is_due = self._is_reset_due(applied.user_id, scope, asked)
-            if not is_due and not self.log.is_broken(scope, asked, seq):
+            if not self._is_reset_due(applied.user_id, scope, asked, seq):
                 raise Wrong(f"{applied.user_id}: {wire} was reset from {cursor} to {seq}")
         applied.cursors[wire] = applied.begun[wire] = seq
         applied.resets += 1
 
-    def _is_reset_due(self, user_id: UserId, scope: Scope, cursor: int) -> bool:
+    def _is_reset_due(self, user_id: UserId, scope: Scope, cursor: int, seq: int) -> bool:
         stays = self.log.stays.get((user_id, ChatId(scope.id)), []) if is_of_chat(scope) else []
-        if len(stays) > 1:
+        if stays and (len(stays) > 1 or seq == cursor):
             # Who comes in again may be sent all of this membership, whatever they were told before.
             cursor = min(cursor, stays[-1].joined_seq)
-        return self.log.is_pruned(scope, cursor) or any(cursor < it.joined_seq for it in stays)
+        if self.log.is_pruned(scope, cursor) or self.log.is_broken(scope, cursor, seq):
+            return True
+        return any(cursor < stay.joined_seq for stay in stays)
 
     def _forget(self, applied: Applied, wire: str) -> None:
         scope = self._scope(applied.user_id, wire)

@@ -1,7 +1,7 @@
 """The simulated database: chats, memberships and the log of updates, and what a statement sees of them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
 
@@ -168,6 +168,26 @@ class Log:
 
     def prune(self, scope: Scope, upto: int) -> None:
         self.pruned[scope] = max(self.pruned.get(scope, 0), upto)
+
+    def copy(self) -> "Log":
+        """A backup."""
+        copy = Log()
+        copy.epoch = self.epoch
+        copy.rows = {scope: list(rows) for scope, rows in self.rows.items()}
+        copy.pruned, copy.removals = dict(self.pruned), dict(self.removals)
+        copy.broken = set(self.broken)
+        copy.chats = {
+            chat.id: replace(chat, closed_by=set(chat.closed_by)) for chat in self.chats.values()
+        }
+        copy.stays = {pair: [replace(it) for it in stays] for pair, stays in self.stays.items()}
+        return copy
+
+    def restore(self, backup: "Log") -> None:
+        """All that came behind the backup is gone, and its numbers are given out again."""
+        epoch = self.epoch
+        vars(self).update(vars(backup.copy()))
+        self.epoch = epoch
+        self.renew_epoch()
 
     def renew_epoch(self) -> None:
         self.epoch = f"epoch-{int(self.epoch[6:]) + 1}"

@@ -33,6 +33,7 @@ class Weather:
     prunes: float = 0.0
     breaks: float = 0.0
     epochs: float = 0.0
+    restores: float = 0.0
 
     @classmethod
     def rough(cls, rng: random.Random) -> "Weather":
@@ -61,4 +62,5 @@ class Weather:
             prunes=choose(0.3, 2.0),
             breaks=choose(0.0, 0.2),
             epochs=choose(0.1),
+            restores=choose(0.0, 0.0, 0.1),
         )

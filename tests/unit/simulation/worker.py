@@ -258,6 +258,7 @@ class Worker:
             reading,
             lambda answer: self.alive(lambda: done(answer)),
             lambda: self.alive(failed),
+            is_wanted=lambda: self.is_alive,
         )
 
     # Sockets.
@@ -326,8 +327,12 @@ class Worker:
         self.later(_STALLED_SECONDS, lose_patience)
 
     def meet(self, peer: Peer, need: Need, go: Callable[[object], None]) -> None:
-        def done(answer: object) -> None:
+        def done(read: tuple[object, str]) -> None:
+            answer, epoch = read
             self.turns.end()
+            if epoch != self.catchup.epoch:
+                peer.connection.close(CloseCode.SERVICE_RESTART)
+                self.soon(self.look_at_epoch)
             go(answer)
 
         def failed() -> None:
@@ -336,9 +341,10 @@ class Worker:
             go(None)
 
         if peer.connection.close_code is not None:
-            done(None)
+            self.turns.end()
+            go(None)
         else:
-            self.read(self.database.meet(need), done, failed)
+            self.read(self.database.meet_with_epoch(need), done, failed)
 
     # What is read for all: the work of `LogReader`.
 
@@ -403,13 +409,17 @@ class Worker:
 
     def watch_epoch(self) -> None:
         def look() -> None:
-            if not self.database.is_away and self.catchup.epoch != self.database.log.epoch:
-                self.catchup.epoch = self.database.log.epoch
-                for connection in self.hub.connections():
-                    connection.close(CloseCode.SERVICE_RESTART)
+            self.look_at_epoch()
             self.watch_epoch()
 
         self.later(_EPOCH_SECONDS, look)
+
+    def look_at_epoch(self) -> None:
+        if not self.database.is_away and self.catchup.epoch != self.database.log.epoch:
+            self.catchup.epoch = self.database.log.epoch
+            for connection in self.hub.connections():
+                connection.close(CloseCode.SERVICE_RESTART)
+                self.fanout.forget(connection)
 
     # What arrives.
 

@@ -1,5 +1,7 @@
 """The world of one run: people who write, join and leave, devices, workers, and all that may go wrong."""
 
+import itertools
+
 from app.kernel.announcements import Announcement
 from app.kernel.ids import ChatId, UserId
 from app.kernel.scopes import chat_scope
@@ -29,7 +31,7 @@ class World:
         self.database = Database(self.log, self.schedule, self.weather)
         self.is_bus_away = False
         self.people = [UserId(n) for n in range(101, 101 + rng.choice((2, 3, 4)))]
-        self.chats: list[Chat] = []
+        self._chat_ids = itertools.count(1)
         self.workers: list[Worker] = []
         self.endpoints: list[Endpoint] = []
         self._is_ending = False
@@ -38,13 +40,14 @@ class World:
         for kind in (Kind.PRIVATE, Kind.GROUP, Kind.CHANNEL):
             self._create(kind)
         self.log.take()
+        self._backup = self.log.copy()
         for number in range(_WORKERS):
             self._start_worker(number, 0)
         for number, user_id in enumerate(self.people + rng.sample(self.people, 2)):
             device = Device(self, f"device-{number}", user_id)
             self.endpoints.append(device)
             self.schedule.within(rng.choice((0.01, 5)), device.dial)
-        chat = rng.choice(self.chats)
+        chat = rng.choice(list(self.log.chats.values()))
         listener = Listener(self, "listener", rng.choice(self.people), chat.id)
         self.endpoints.append(listener)
         listener.dial()
@@ -78,6 +81,8 @@ class World:
             self._prune: weather.prunes,
             self._break: weather.breaks,
             self._renew_epoch: weather.epochs,
+            self._back_up: weather.restores,
+            self._restore: weather.restores,
         }
         acts = {
             self._write: 6.0,
@@ -110,7 +115,9 @@ class World:
 
     def _some_chat(self, *kinds: Kind) -> Chat | None:
         chats = [
-            chat for chat in self.chats if not chat.is_deleted and (not kinds or chat.kind in kinds)
+            chat
+            for chat in self.log.chats.values()
+            if not chat.is_deleted and (not kinds or chat.kind in kinds)
         ]
         return self.rng.choice(chats) if chats else None
 
@@ -163,15 +170,14 @@ class World:
         self._commit()
 
     def _create(self, kind: Kind) -> None:
-        chat = Chat(ChatId(len(self.chats) + 1), kind)
+        chat = Chat(ChatId(next(self._chat_ids)), kind)
         chat.is_history_visible = kind is not Kind.GROUP or self.schedule.chance(0.3)
         size = 2 if kind is Kind.PRIVATE else self.rng.randrange(1, len(self.people) + 1)
-        self.chats.append(chat)
         self.log.create(chat, self.rng.sample(self.people, size))
 
     def _delete(self) -> None:
         chat = self._some_chat(Kind.GROUP, Kind.CHANNEL)
-        if chat is not None and len(self.chats) > 3:
+        if chat is not None and len(self.log.chats) > 3:
             self.log.delete(chat)
             self._commit()
 
@@ -232,6 +238,19 @@ class World:
     def _renew_epoch(self) -> None:
         self.log.renew_epoch()
         self.schedule.note("epoch", self.log.epoch)
+
+    def _back_up(self) -> None:
+        self._backup = self.log.copy()
+
+    def _restore(self) -> None:
+        """With no worker running."""
+        for endpoint in self.endpoints:
+            endpoint.cut()
+        for worker in self.workers:
+            if worker.is_alive:
+                self._kill(worker)
+        self.log.restore(self._backup)
+        self.schedule.note("restore", self.log.epoch)
 
     # Workers, and the wire between them.
 
