@@ -263,12 +263,12 @@ class CatchUp:
         """Nothing to replay yet; None: the socket does not follow the scope."""
         hold = self._take(connection, scope)
         if hold is None:
-            floor = self._hub.followers(scope).get(connection)
+            floor = self._hub.find_floor(connection, scope)
             if floor is None or floor == SILENT:
                 return None
             held = self._hub.find_hold(connection, scope)
             if held is None:
-                sent = max(floor, self._fanout.last(scope) or 0)
+                sent = self._fanout.sent(connection, scope)
             else:
                 # It is being brought up without what the client only now says that it missed.
                 floor, sent = held.floor or 0, held.sent

@@ -99,6 +99,8 @@ class Hub:
         self._on_unwatched = on_unwatched
         self._on_unfollowed = on_unfollowed
         self._followers: dict[Scope, dict[Connection, int]] = {}
+        # The numbers that clients were told, where their sockets follow from a higher one.
+        self._floors: dict[Connection, dict[Scope, int]] = {}
         self._holds: dict[Connection, Holds] = {}
         self._by_user: dict[UserId, list[Connection]] = {}
         self._by_session: dict[SessionId, list[Connection]] = {}
@@ -147,6 +149,11 @@ class Hub:
         hold = self._holds[connection].of[scope]
         return hold.floor if hold.is_read else None
 
+    def find_floor(self, connection: Connection, scope: Scope) -> int | None:
+        """From which number on the client, which is live there, was told that it follows the scope."""
+        after = self._followers.get(scope, {}).get(connection)
+        return self._floors.get(connection, {}).get(scope, after)
+
     def hold(
         self,
         connection: Connection,
@@ -164,6 +171,7 @@ class Hub:
             is_new: see `Hold`.
         """
         self.follow(connection, scope, HELD)
+        self._drop_floor(connection, scope)
         holds = self._holds.get(connection)
         if holds is None:
             holds = self._holds[connection] = Holds(connection.queue_bytes // _HELD_SHARE)
@@ -221,10 +229,12 @@ class Hub:
         for _, frame in pending:
             connection.send(frame)
         self._drop_hold(connection, scope)
-        # Where the log was read further than this worker has handed out, `floor` would let it in again.
-        if floor is None or (last is not None and last < upto):
-            floor = upto
-        self._followers[scope][connection] = floor
+        after = upto if floor is None else floor
+        if last is not None and last < upto and after < upto:
+            # The log was read further than this worker has handed out: it must not come again.
+            self._floors.setdefault(connection, {})[scope] = after
+            after = upto
+        self._followers[scope][connection] = after
         if ends:
             self.unfollow(connection, scope)
         return True
@@ -236,6 +246,7 @@ class Hub:
         connection.scopes.remove(scope)
         connection.note_told(scope)
         self._drop_hold(connection, scope)
+        self._drop_floor(connection, scope)
         self._on_unfollowed(connection, scope)
         if not followers:
             del self._followers[scope]
@@ -287,6 +298,13 @@ class Hub:
                     self.unfollow(connection, scope)
                     parted.append(connection)
         return parted
+
+    def _drop_floor(self, connection: Connection, scope: Scope) -> None:
+        floors = self._floors.get(connection)
+        if floors is not None:
+            floors.pop(scope, None)
+            if not floors:
+                del self._floors[connection]
 
     def _drop_hold(self, connection: Connection, scope: Scope) -> None:
         holds = self._holds.get(connection)

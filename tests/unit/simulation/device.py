@@ -50,6 +50,8 @@ class Endpoint:
         self.user_id = user_id
         self.chat_id: ChatId | None = None
         self.line: SimulatedLine | None = None
+        # What came over this line.
+        self._taken: set[tuple[str, int]] = set()
         self._peer: Peer | None = None
         self._is_dialling = False
 
@@ -66,6 +68,7 @@ class Endpoint:
             self.dial()
             return
         self.schedule.note("dial", self.name, worker.name)
+        self._taken.clear()
         line = self.line = SimulatedLine(self.schedule, self.world.weather, self)
         self._peer = worker.open(line, self.user_id, SessionId(1), self.chat_id)
         self.opened()
@@ -98,8 +101,16 @@ class Endpoint:
             frame = orjson.loads(payload)
             if "seq" in frame:
                 self.world.judge.see(self.user_id, frame)
+                self._count(frame)
             self.schedule.note("take", self.name, payload)
             self.receive(frame)
+
+    def _count(self, frame: dict[str, Any]) -> None:
+        """Nothing comes twice over one socket."""
+        place = frame["scope"], frame["seq"]
+        if place in self._taken and not self.world.judge.was_in_twice(self.user_id, frame["scope"]):
+            raise Wrong(f"{self.name} was sent {frame} twice")
+        self._taken.add(place)
 
     def hang_up(self, line: SimulatedLine, code: int | None) -> None:
         """The line has ended, and this end knows."""

@@ -36,6 +36,7 @@ class Judge:
 
     def __init__(self, log: Log) -> None:
         self.log = log
+        self._scopes: dict[tuple[UserId, str], Scope] = {}
 
     # What is sent.
 
@@ -58,6 +59,11 @@ class Judge:
             if is_told and frame["data"]["id"] < stay.first_visible_id:
                 raise Wrong(f"{user_id} was sent {frame} from before their time")
 
+    def was_in_twice(self, user_id: UserId, wire: str) -> bool:
+        """Who comes in again may be sent what they were sent before: the Chat tells of it, too."""
+        scope = self._scope(user_id, wire)
+        return is_of_chat(scope) and len(self.log.stays[user_id, ChatId(scope.id)]) > 1
+
     # What is applied.
 
     def apply(self, applied: Applied, change: object) -> None:
@@ -79,7 +85,9 @@ class Judge:
     def _apply_update(
         self, applied: Applied, update_type: str, wire: str, seq: int, data: dict[str, Any]
     ) -> None:
-        self.see(applied.user_id, {"type": update_type, "scope": wire, "seq": seq, "data": data})
+        rows = self.log.rows[self._scope(applied.user_id, wire)]
+        if rows[seq - 1].type != update_type:
+            raise Wrong(f"{applied.user_id} applied another update than {wire} {seq}")
         cursor = applied.cursors.get(wire)
         if cursor is None or seq != cursor + 1:
             raise Wrong(f"{applied.user_id} applied {wire} {seq} behind {cursor}")
@@ -126,7 +134,10 @@ class Judge:
             raise Wrong(f"{wire} was forgotten at {cursor}, but {applied.user_id} was not put out")
 
     def _scope(self, user_id: UserId, wire: str) -> Scope:
-        scope = parse_wire_scope(wire, user_id)
+        scope = self._scopes.get((user_id, wire))
         if scope is None:
-            raise Wrong(f"there is no scope {wire}")
+            scope = parse_wire_scope(wire, user_id)
+            if scope is None:
+                raise Wrong(f"there is no scope {wire}")
+            self._scopes[user_id, wire] = scope
         return scope

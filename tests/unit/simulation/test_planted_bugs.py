@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 from messenger_client.sync import Sync
 
-from app.features.gateway.catchup import CatchUp
 from app.features.gateway.course import Course
 from app.features.gateway.fanout import Fanout
 from app.features.gateway.feed import Feed, Step
 from app.features.gateway.following import Follower
 from app.features.gateway.replay import Replayer
 from app.features.gateway.turns import Turns
-from app.transport.websocket.hub import Holds, Hub
+from app.transport.websocket.hub import Hub
 from tests.unit.simulation.world import World
 
 # Healthy code passes many times as many.
@@ -96,34 +95,8 @@ def a_removal_that_was_not_heard_of_stops_nobody(patch: pytest.MonkeyPatch) -> N
 
 
 @bug
-def replays_do_not_ask_who_is_in_the_chat(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Replayer, "_is_member", lambda self, *of: self._is_held(*of[:3]))
-
-
-@bug
-def what_happens_while_the_chats_are_read_is_missed(patch: pytest.MonkeyPatch) -> None:
-    real = CatchUp._follow_chats
-
-    def follow_chats(self: CatchUp, connection: Any, standing: Any) -> bool:
-        real(self, connection, standing)
-        return True
-
-    patch.setattr(CatchUp, "_follow_chats", follow_chats)
-
-
-@bug
 def newcomers_see_what_was_written_before(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Fanout, "hide_before", lambda *_: None)
-
-
-@bug
-def a_chat_that_is_joined_again_is_taken_for_the_one_before(patch: pytest.MonkeyPatch) -> None:
-    real = Hub.hold
-
-    def hold(self: Hub, connection: Any, scope: Any, *of: Any, **more: Any) -> Any:
-        return self.find_hold(connection, scope) or real(self, connection, scope, *of, **more)
-
-    patch.setattr(Hub, "hold", hold)
 
 
 @bug
@@ -144,12 +117,6 @@ def an_overflow_is_forgotten(patch: pytest.MonkeyPatch) -> None:
         return real(self, connection, scope, upto, **(more | {"last": None}))
 
     patch.setattr(Hub, "settle", settle)
-
-
-@bug
-def holding_is_not_bounded(patch: pytest.MonkeyPatch) -> None:
-    real = Holds.__init__
-    patch.setattr(Holds, "__init__", lambda self, limit: real(self, limit * 1000))
 
 
 @bug

@@ -51,7 +51,7 @@ class World:
         listener = Listener(self, "listener", rng.choice(self.people), chat.id)
         self.endpoints.append(listener)
         listener.dial()
-        self._acts = rng.randrange(15, 75)
+        self._acts = rng.randrange(15, 65)
         self._pace = rng.choice((0.02, 0.2, 1.0))
         self.schedule.within(self._pace, self._go_on)
 
