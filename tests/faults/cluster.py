@@ -266,11 +266,16 @@ def _is_refusal(line: str) -> bool:
 @contextmanager
 def _sigterm_as_sigint() -> Iterator[None]:
     """Let SIGTERM unwind what Ctrl-C unwinds: the processes are sessions of their own and would live on."""
+    interrupt = signal.getsignal(signal.SIGINT)
+    if interrupt is signal.SIG_IGN:
+        # A shell starts its background jobs so.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def _with_port(url: str, port: int) -> str:
