@@ -23,6 +23,8 @@ from tests.faults.world import Device, MemoryRecord, Person, Record
 API = "/api/v1"
 _WATCHED_SECONDS = 6.0
 _POLL_SECONDS = 0.1
+_TRIES = 6
+_RETRY_SECONDS = 0.3
 _OPENING_SECONDS = 2.0
 _ENDED = 4401
 ALLOWED_SECONDS = 1.0
@@ -116,20 +118,29 @@ class Revoker:
             await asyncio.gather(*sockets, *probes, return_exceptions=True)
 
     async def _revoke(self) -> float | None:
-        """When the answer was there."""
+        """When it was known to be done; None: it could not be had in time."""
         device = self._random.choice(self._person.devices)
         call = self._journal.begin(
             device.name, self._person.id, "revoke", session_id=self._session_id
         )
-        try:
-            await device.client.call("DELETE", f"/auth/sessions/{self._session_id}")
-        except (Problem, Unreachable, SessionEnded, RuntimeError) as error:
-            await self._journal.end(call, Outcome.UNKNOWN, error=repr(error))
-            return None
-        revoked_at = time.monotonic()
-        await self._journal.end(call, Outcome.OK)
-        self.revoked += 1
-        return revoked_at
+        path = f"/auth/sessions/{self._session_id}"
+        for _ in range(_TRIES):
+            try:
+                await device.client.call("DELETE", path)
+            except (Unreachable, SessionEnded, RuntimeError):
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            except Problem as problem:
+                if problem.status != httpx.codes.NOT_FOUND:
+                    await asyncio.sleep(_RETRY_SECONDS)
+                    continue
+                # An earlier try, whose answer was lost, has done it.
+            revoked_at = time.monotonic()
+            await self._journal.end(call, Outcome.OK)
+            self.revoked += 1
+            return revoked_at
+        await self._journal.end(call, Outcome.UNKNOWN)
+        return None
 
     def _measure(self, watched: Sequence[Watched], revoked_at: float) -> None:
         """Of the workers that ran all the time."""

@@ -355,6 +355,7 @@ class Workload:
         if device in self._away:
             return None
         call = self._journal.begin(device.name, device.person.id, action, **about)
+        client = device.client
         try:
             async with asyncio.timeout(timeout_seconds):
                 answer = await make()
@@ -363,7 +364,7 @@ class Workload:
         except (Unreachable, SessionEnded, TimeoutError) as error:
             await self._journal.end(call, Outcome.UNKNOWN, error=repr(error)[:200])
         except (asyncio.CancelledError, RuntimeError) as error:
-            if device not in self._away:
+            if device not in self._away and device.client is client:
                 raise
             # Its client was killed in the middle.
             await self._journal.end(call, Outcome.UNKNOWN, error=repr(error)[:200])

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+from messenger_client import Client, MemoryStore, Options
 
 from tests.support.openapi import OpenApi
 from tests.support.servers import Server
@@ -54,6 +55,29 @@ class Deployment:
 
     def codes(self, phone: str) -> list[str]:
         return self.nodes[0].codes(phone)
+
+
+class JudgedTransport(httpx.AsyncBaseTransport):
+    """Under the reference client: every answer that it gets is checked as all others are.
+
+    `last` is the newest of them.
+    """
+
+    def __init__(self, openapi: OpenApi) -> None:
+        self._openapi = openapi
+        self._inner = httpx.AsyncHTTPTransport(verify=_NO_TLS, trust_env=False)
+        self.last: Json = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await self._inner.handle_async_request(request)
+        response.request = request
+        await response.aread()
+        check_answer(self._openapi, request.method, response)
+        self.last = response.json() if response.content else None
+        return response
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 class Person:
@@ -219,17 +243,18 @@ class Backend:
         answer = await self.stranger().post("/auth/send-verification", {"phone": phone}, expect=200)
         return answer["verification_id"], self.deployment.codes(answer["phone"])[-1]
 
-    async def sign_in(self, phone: str, **fields: object) -> Person:
-        """A further device of this phone's account, or a new account."""
-        stranger = self.stranger()
-        sent = await stranger.post("/auth/send-verification", {"phone": phone}, expect=200)
-        code = self.deployment.codes(sent["phone"])[-1]
-        body = {"verification_id": sent["verification_id"], "code": code, **fields}
-        answer = await stranger.post("/auth/verify-code", body, expect=200)
-        return Person(self, answer, phone=sent["phone"])
+    async def sign_in(self, phone: str, **fields: str) -> Person:
+        """A further device of this phone's account, or a new account; by the reference client."""
+        transport = JudgedTransport(self.deployment.openapi)
+        base_url = self.deployment.next_node().base_url
+        async with Client(base_url, MemoryStore(), options=Options(transport=transport)) as client:
+            sent = await client.request_code(phone)
+            code = self.deployment.codes(sent["phone"])[-1]
+            await client.sign_in(verification_id=sent["verification_id"], code=code, **fields)
+        return Person(self, transport.last, phone=sent["phone"])
 
     async def sign_up(
-        self, phone: str | None = None, *, first_name: str = "Anna", **fields: object
+        self, phone: str | None = None, *, first_name: str = "Anna", **fields: str
     ) -> Person:
         """A new account."""
         person = await self.sign_in(

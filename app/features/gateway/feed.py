@@ -126,7 +126,7 @@ class Feed:
         if self.last < after:
             # It was read for an earlier feed of this scope, which had come further.
             return self._go_on([])
-        reset_to = self._find_pruned(after, updates, upto)
+        reset_to = self._find_hole(after, updates, upto)
         if reset_to is not None:
             self.last = reset_to
         deliver: list[Announcement] = []
@@ -141,15 +141,14 @@ class Feed:
             self._asked = ask = Ask.LOG
         return Step(step.deliver, ask, reset_to)
 
-    def _find_pruned(
+    def _find_hole(
         self, after: int, updates: Sequence[Announcement], upto: int | None
     ) -> int | None:
-        """The last number that the log no longer holds of the gap; None: it holds all."""
+        """Up to which number the log does not hold (any more) what is missing."""
         if self.last is None:
             return None
         if updates:
-            before = updates[0].seq - 1
-            return before if self.last < before else None
+            return updates[0].seq - 1 if self.last < updates[0].seq - 1 else None
         if self.last == after and upto != after:
             return self._known if upto is None else upto
         return None

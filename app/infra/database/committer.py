@@ -69,6 +69,7 @@ class GroupCommitter(Generic[Item, Result]):
     def submit(self, item: Item) -> "asyncio.Future[Result]":
         """Queue `item`; the future ends when its transaction is durable, or with its own Problem."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_mark_as_seen)
         self._waiting.append((item, future))
         if self._runner is None:
             self._runner = asyncio.create_task(self._run())
@@ -119,6 +120,12 @@ class GroupCommitter(Generic[Item, Result]):
     async def _commit_alone(self, item: Item, future: "asyncio.Future[Result]") -> None:
         async with self._places_alone:
             await self._commit([(item, future)])
+
+
+def _mark_as_seen(future: "asyncio.Future[Result]") -> None:
+    """The caller may have gone: a refusal that nobody waits for is no error."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _settle(future: "asyncio.Future[Result]", outcome: Result | Problem) -> None:

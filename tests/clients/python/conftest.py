@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from messenger_client import Change, Client, MemoryStore, Options, Store, Update
 
-from tests.support.people import Backend, Deployment
+from tests.support.people import Backend, Deployment, JudgedTransport
 from tests.support.waiting import eventually
 
 QUICK = Options(backoff_first=0.05, backoff_most=0.5, pong_timeout=2, request_timeout=10)
@@ -64,11 +64,14 @@ class Devices:
     deployment: Deployment
     made: list[Device] = field(default_factory=list)
 
-    def client(self, store: Store, **options: Any) -> Client:
+    def client(self, store: Store, *, base_url: str | None = None, **options: Any) -> Client:
+        """Through all nodes in turn, or (for a line of its own) to one address."""
         urls = [node.base_url for node in self.deployment.nodes]
-        first = self.deployment.next_node().base_url
-        others = tuple(url for url in urls if url != first)
-        return Client(first, store, options=replace(QUICK, base_urls=others, **options))
+        first = base_url or self.deployment.next_node().base_url
+        others = () if base_url else tuple(url for url in urls if url != first)
+        transport = JudgedTransport(self.deployment.openapi)
+        settings = {"base_urls": others, "transport": transport} | options
+        return Client(first, store, options=replace(QUICK, **settings))
 
     async def sign_up(
         self, phone: str | None = None, store: Store | None = None, name: str = "Anna"

@@ -1,10 +1,17 @@
 """The reference client against the real server, on both databases."""
 
 import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
 import uuid
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from messenger_client import (
+    Client,
     Forgotten,
     MemoryStore,
     Outgoing,
@@ -16,6 +23,7 @@ from messenger_client import (
 )
 
 from tests.clients.python.conftest import Device, Devices
+from tests.support.servers import ROOT
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -125,7 +133,7 @@ async def test_a_send_left_behind_is_delivered_by_the_next_run_once(devices: Dev
 
 
 async def test_a_store_on_disk_holds_what_the_memory_of_another_does(
-    devices: Devices, tmp_path
+    devices: Devices, tmp_path: Path
 ) -> None:
     seen: list[str] = []
 
@@ -153,6 +161,62 @@ async def test_a_store_on_disk_holds_what_the_memory_of_another_does(
     assert await opened.load() == memory.client.position
     await opened.close()
     assert seen.count(f"chat:{chat}") == len(memory.applied(f"chat:{chat}"))
+
+
+@pytest.mark.slow
+async def test_a_device_that_is_killed_again_and_again_loses_and_doubles_nothing(
+    devices: Devices, tmp_path: Path
+) -> None:
+    path = tmp_path / "device.db"
+    anna = await devices.sign_up(store=SqliteStore(path))
+    chat = (await anna.client.call("POST", "/chats/", {"type": "private", "user_id": anna.id}))[
+        "id"
+    ]
+    await anna.client.close()
+    url = devices.deployment.next_node().base_url
+    module = "tests.clients.python.living_device"
+    command = [sys.executable, "-m", module, str(path), url, str(chat)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "clients/python/src")}
+    for kill in range(1, 5):
+        process = subprocess.Popen(command, cwd=ROOT, env=environment)  # noqa: ASYNC220 - to be killed
+        try:
+            await eventually(
+                lambda least=15 * kill: holds(len(applied_seqs(path, chat)) >= least),
+                timeout_seconds=30,
+            )
+        finally:
+            process.kill()
+            process.wait()
+    seqs = applied_seqs(path, chat)
+    assert seqs == list(range(1, len(seqs) + 1))
+    async with devices.client(SqliteStore(path)) as again:
+        texts = await read_all(again, chat)
+    assert [int(text) for text in texts] == list(range(1, len(texts) + 1))
+
+
+async def read_all(client: Client, chat: int) -> list[str]:
+    """The texts of a chat, oldest first."""
+    texts: list[str] = []
+    params: dict[str, int] = {"limit": 100}
+    while True:
+        page = await client.call("GET", f"/messages/chat/{chat}", params=params)
+        texts = [message["text"] for message in reversed(page["items"])] + texts
+        if not page["has_more_before"]:
+            return texts
+        params["before"] = page["items"][-1]["id"]
+
+
+def applied_seqs(path: Path, chat: int) -> list[int]:
+    """The updates of the chat that the device has applied, in order."""
+    with closing(sqlite3.connect(path, timeout=10)) as database:
+        try:
+            rows = database.execute(
+                "SELECT seq FROM notes WHERE scope = ? AND kind = 'Update' ORDER BY rowid",
+                (f"chat:{chat}",),
+            ).fetchall()
+        except sqlite3.OperationalError:
+            return []
+        return [seq for (seq,) in rows]
 
 
 async def test_a_cursor_from_before_joining_is_reset(devices: Devices) -> None:

@@ -29,7 +29,7 @@ from messenger_client import (
 )
 
 Frame = dict[str, Any]
-CHATS = (1, 2)
+CHATS = (1, 2, 3)
 PAGE = 2
 MANY = 2000
 
@@ -48,10 +48,11 @@ class Log:
 
 @dataclass
 class Chat:
-    """`joined`: the number before the membership; None: not a member."""
+    """`joined`: the number before the membership; None: not a member. Who is gone, is for ever."""
 
     log: Log = field(default_factory=Log)
     joined: int | None = None
+    is_gone: bool = False
 
 
 @dataclass
@@ -116,13 +117,15 @@ class World:
         id_ = CHATS[pick % len(CHATS)]
         chat, scope = self.chats[id_], f"chat:{id_}"
         tells = pick % 3 != 0
+        if chat.is_gone:
+            return
         if chat.joined is None:
             chat.joined = chat.log.head
             self.commit("user", "chat_created", {"id": id_})
             if tells:
                 self.commit(scope, "members_changed", {"pick": pick})
         elif pick % 7 == 0:
-            chat.joined = None
+            chat.joined, chat.is_gone = None, True
             self.commit(scope, "chat_deleted", {"chat_id": id_})
             if self.wire and scope not in self.wire.held:
                 # Who is held back gets it behind the replay: nothing else tells of it.
@@ -136,7 +139,7 @@ class World:
             self.commit("user", "chat_removed", data)
 
     def prune(self, pick: int) -> None:
-        log = self.log(("user", *(f"chat:{id_}" for id_ in CHATS))[pick % 3])
+        log = self.log(("user", *(f"chat:{id_}" for id_ in CHATS))[pick % 4])
         log.pruned = max(log.pruned, log.head - pick % 3)
 
     def restore(self, pick: int) -> None:

@@ -41,7 +41,8 @@ class Api:
             timeout=httpx.Timeout(options.request_timeout, connect=options.connect_timeout),
             verify=_tls(),
             trust_env=False,
-            proxy=options.proxy,
+            proxy=options.proxy if options.transport is None else None,
+            transport=options.transport,
             headers={"User-Agent": options.user_agent},
         )
 

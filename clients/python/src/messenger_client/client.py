@@ -266,7 +266,6 @@ class Client:
             async with line:
                 heartbeat = await self._unless_stopped(self._greet(line))
                 if heartbeat is not None:
-                    self._line = line
                     await self._stay(line, heartbeat)
         except _Broken:
             self._api.turn(line.base_url)
@@ -324,6 +323,7 @@ class Client:
                 first = await line.events.get()
         except TimeoutError as error:
             raise _Broken("no hello came") from error
+        self._line = line
         await self._take([first], line)
         try:
             return float(cast("Frame", first)["data"]["heartbeat_seconds"])

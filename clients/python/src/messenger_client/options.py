@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import httpx
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -19,4 +21,6 @@ class Options:
     # An access token is renewed this long before it expires.
     renew_before: float = 60.0
     proxy: str | None = None
+    # What carries HTTP calls, in place of httpx's own; `proxy` is then its affair. The client closes it.
+    transport: httpx.AsyncBaseTransport | None = None
     user_agent: str = "messenger-client"

@@ -227,9 +227,8 @@ class Sync:
 
     def _apply(self, update: Update) -> None:
         begun = find_begun(update)
-        is_new = begun is not None and begun[0] not in self.position.cursors
         self._change(update)
-        if begun is not None and is_new:
+        if begun is not None:
             self._begin(*begun)
         ended = find_ended(update)
         if ended is not None and self._is_over(*ended):

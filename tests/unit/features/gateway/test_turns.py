@@ -177,7 +177,8 @@ class Crowd:
 async def crowd_at(cluster: Cluster) -> AsyncIterator[Crowd]:
     gate = Gate(cluster.db)
     services = replace(cluster.services[0], db=gate)
-    leader = CourseLeader(services, cluster.gateways[0].kinds, lambda _epoch: True)
+    gateway = cluster.gateways[0]
+    leader = CourseLeader(services, gateway.kinds, gateway._is_of_epoch)
     yield Crowd(gate, leader, await cluster.settle())
     leader.stop()
 

@@ -2,15 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from datetime import timedelta
 
 import pytest
 
 from app.features.gateway import fanout, readers
 from app.features.gateway.difference import Found, find_difference
 from app.features.messages.edit import edit_message
+from app.features.updates.jobs import prune
 from app.features.updates.log import lock_scopes
-from app.features.updates.prune import prune_updates
 from app.infra.database.database import open_database
 from app.infra.database.tx import Tx
 from app.infra.services import Services
@@ -18,6 +17,7 @@ from app.kernel.clock import SystemClock
 from app.kernel.ids import UserId
 from app.kernel.scopes import Scope, ScopeKind, chat_scope, user_scope
 from app.transport.feature import Content, LoggedUpdate, UpdateKind
+from tests.support.databases import SetClock
 from tests.unit.features.gateway.conftest import Client, Cluster
 
 pytestmark = pytest.mark.anyio
@@ -183,12 +183,10 @@ async def test_in_a_user_scope_it_costs_a_new_connection(
     assert told(again, "user") == [("reset", state["user"] + 1)]
 
 
-async def prune(cluster: Cluster) -> None:
-    before = cluster.services[0].clock.now() + timedelta(days=1)
-    assert await prune_updates(cluster.db, before=before)
-
-
-async def test_cursors_from_before_the_retention_are_reset_everywhere(cluster: Cluster) -> None:
+async def test_cursors_from_before_the_retention_are_reset_everywhere(
+    cluster: Cluster, clock: SetClock
+) -> None:
+    clock.advance(days=-31)
     anna, bruno = await cluster.settle(), await cluster.settle()
     chat = await cluster.group(anna, bruno)
     scope = f"chat:{chat}"
@@ -198,7 +196,8 @@ async def test_cursors_from_before_the_retention_are_reset_everywhere(cluster: C
     for n in range(5):
         await cluster.say(anna, chat, str(n))
     await cluster.group(anna, bruno)
-    await prune(cluster)
+    clock.advance(days=31)
+    await prune(cluster.services[0])
     kept = await cluster.say(anna, chat, "kept")
     client = await resumed(cluster, bruno, state)
     heads = client.state
@@ -217,8 +216,9 @@ async def test_cursors_from_before_the_retention_are_reset_everywhere(cluster: C
 
 
 async def test_a_worker_that_missed_what_is_pruned_resets_its_sockets_as_far_as_that(
-    cluster: Cluster,
+    cluster: Cluster, clock: SetClock
 ) -> None:
+    clock.advance(days=-31)
     anna, bruno = await cluster.settle(), await cluster.settle()
     chat = await cluster.group(anna, bruno)
     scope = f"chat:{chat}"
@@ -227,7 +227,8 @@ async def test_a_worker_that_missed_what_is_pruned_resets_its_sockets_as_far_as_
     cluster.wire.lost = 1.0
     for n in range(4):
         await cluster.say(anna, chat, str(n))
-    await prune(cluster)
+    clock.advance(days=31)
+    await prune(cluster.services[0])
     kept = [await cluster.say(anna, chat, f"kept {n}") for n in range(2)]
     await client.expect(lambda: len(told(client, scope)) == 3)
     assert told(client, scope) == [("reset", seq + 4), seq + 5, seq + 6]

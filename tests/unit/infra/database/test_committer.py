@@ -1,6 +1,7 @@
 """Group commit: every item has its own outcome, whatever its neighbours do."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -87,3 +88,29 @@ async def test_a_caller_who_goes_away_takes_nobody_along() -> None:
     gone, stays = committer.submit("ok gone"), committer.submit("ok stays")
     gone.cancel()
     assert await stays == "done ok stays"
+
+
+async def test_a_refusal_whose_caller_went_away_is_no_unexpected_error() -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    may_commit = asyncio.Event()
+
+    async def commit_late(work: Callable[[Any], Awaitable[Any]]) -> Any:
+        await may_commit.wait()
+        return await work(None)
+
+    committer = GroupCommitter[str, str](commit_late, judge)
+    caller = asyncio.create_task(_wait_shielded(committer.submit("no")))
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.gather(caller, return_exceptions=True)
+    may_commit.set()
+    assert await committer.submit("ok stays") == "done ok stays"
+    del caller
+    gc.collect()
+    assert told == []
+
+
+async def _wait_shielded(future: "asyncio.Future[str]") -> str:
+    """As a request does, whose cancellation must not reach the transaction."""
+    return await asyncio.shield(future)
