@@ -6,11 +6,13 @@ import sqlite3
 import subprocess
 import sys
 import uuid
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from messenger_client import (
+    Change,
     Client,
     Forgotten,
     MemoryStore,
@@ -234,6 +236,67 @@ async def test_a_cursor_from_before_joining_is_reset(devices: Devices) -> None:
     assert "without bruno" not in str(again.applied(scope))
     await anna.client.send_message(chat, "now")
     await eventually(lambda: holds("now" in again.texts(chat)))
+
+
+async def test_an_open_socket_lives_on_with_new_tokens(devices: Devices) -> None:
+    anna = await devices.sign_up()
+    before = await anna.store.load_tokens()
+    anna.client._api.access_lifetime = 0.5
+    await anna.start()
+    line = anna.client._line
+
+    async def is_renewed() -> bool:
+        return await anna.store.load_tokens() != before
+
+    await eventually(is_renewed)
+    # The server has taken the new one: it answers in order.
+    await anna.client.request("ping", {})
+    assert anna.client._line is line
+
+
+class SlowStore(MemoryStore):
+    """Takes its time once it is asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_busy = asyncio.Event()
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        self.is_busy.set()
+        await self.may_go_on.wait()
+        await super().apply(changes)
+
+
+async def test_what_is_stored_is_told_also_when_the_client_is_stopped_meanwhile(
+    devices: Devices,
+) -> None:
+    store, told = SlowStore(), []
+    phone = devices.deployment.next_phone()
+    anna = await devices.sign_up(phone, store)
+    client = Client(devices.deployment.nodes[0].base_url, store, on_change=told.append)
+    device = Device(client, store, anna.user)
+    devices.made.append(device)
+    await device.start()
+    store.may_go_on.clear()
+    store.is_busy.clear()
+    await open_chat(anna, anna)
+    async with asyncio.timeout(10):
+        await store.is_busy.wait()
+    await client.stop()
+    for _ in range(20):
+        # Turns of the loop, in which the connection is taken down.
+        await asyncio.sleep(0)
+    store.may_go_on.set()
+    assert device.running is not None
+    async with asyncio.timeout(10):
+        await device.running
+    assert client.position == await store.load()
+    assert [it for it in told if isinstance(it, Update)] == [
+        it for applied in store.applied.values() for it in applied if isinstance(it, Update)
+    ]
+    assert any(isinstance(it, Update) and it.type == "chat_created" for it in told)
 
 
 async def test_memory_and_changes_agree() -> None:

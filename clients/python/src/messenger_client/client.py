@@ -381,8 +381,10 @@ class Client:
                     raise _Broken(action.reason)
 
     async def _apply(self, changes: Sequence[Change]) -> None:
-        if not changes:
-            return
+        if changes:
+            await _to_its_end(self._apply_all(changes))
+
+    async def _apply_all(self, changes: Sequence[Change]) -> None:
         await self._store.apply(changes)
         self._position.move(changes)
         for change in changes:
@@ -444,6 +446,16 @@ def _closed(event: Closed) -> _Broken:
     reason = f"closed with {event.code}"
     pause = _TOO_MANY_SECONDS if event.code == _TOO_MANY else 0.0
     return _Broken(reason, code=event.code, pause=pause)
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Also where the connection ends meanwhile: what is stored is told as well."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 async def _tell(listener: Callable[[Any], Awaitable[None] | None] | None, what: object) -> None:
