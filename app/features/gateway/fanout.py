@@ -196,13 +196,16 @@ class Fanout:
 
     def show(self, connection: Connection, update: Announcement) -> OutFrame:
         """The frame of an update that is replayed to one socket."""
-        frame = update.frame or b""
-        first_visible_id = self._newcomers.get(update.scope, {}).get(connection)
+        return self.mask(connection, update.scope, OutFrame(update.frame or b""))
+
+    def mask(self, connection: Connection, scope: Scope, frame: OutFrame) -> OutFrame:
+        """The frame as this socket's user may see it."""
+        first_visible_id = self._newcomers.get(scope, {}).get(connection)
         if first_visible_id is not None:
-            oldest = find_oldest_told(frame)
+            oldest = find_oldest_told(frame.payload)
             if oldest is not None and oldest < first_visible_id:
-                frame = hide_from_newcomer(frame, first_visible_id)
-        return OutFrame(frame)
+                return OutFrame(hide_from_newcomer(frame.payload, first_visible_id))
+        return frame
 
     def drop(self, connection: Connection, scope: Scope) -> None:
         """The membership is over; the socket of that chat alone has nothing left to tell."""
@@ -282,6 +285,7 @@ class Fanout:
         for connection, after in list(self.hub.followers(scope).items()):
             if after < seq:
                 connection.send(frame)
+                self.hub.go_on(connection, scope, seq)
 
     def _run_out_of_patience(self, scope: Scope) -> None:
         feed = self._feeds.get(scope)

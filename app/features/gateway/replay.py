@@ -6,6 +6,7 @@ queue; no page is kept while it is waited for.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 from app.features.gateway.course import (
@@ -73,7 +74,9 @@ class Replayer:
         hub = self._fanout.hub
         held = hub.held(connection, scope)
         last = self._fanout.last(scope)
-        if not hub.settle(connection, scope, upto, last=last, floor=floor):
+        # Held back before it was read whether they are a newcomer: what they may see is judged now.
+        mask = partial(self._fanout.mask, connection, scope)
+        if not hub.settle(connection, scope, upto, last=last, floor=floor, mask=mask):
             return False
         if connection.chat_id == scope.id and scope not in connection.scopes:
             # The membership ended behind what was held.
@@ -193,13 +196,14 @@ class Replayer:
         known_here = max(span.after, known)
         seq = known_here if span.reads_on else find_reset_number(connection, scope, span)
         connection.send(render_reset(scope.wire, seq))
+        connection.note_told(scope)
         span.after = span.upto = seq
 
 
 def find_reset_number(connection: Connection, scope: Scope, span: Range) -> int:
     """Where the client goes on that cannot be replayed all up to `span.upto`: there.
 
-    What was sent above it, it has kept. But who came in again meanwhile is beyond it already.
+    What was sent above it, it has kept. But who was told another number meanwhile is beyond it already.
     """
     is_beyond = scope in (connection.told or ())
     return max(span.upto, span.hold.sent) if is_beyond else span.upto

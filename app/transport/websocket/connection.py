@@ -29,7 +29,7 @@ _ROOM_SHARE = 4
 class Connection:
     """A socket of a signed-in user; `chat_id` is set when it follows that chat alone.
 
-    `scopes` are those that it follows; `told` are others that its client may know nevertheless.
+    `scopes` are those that it follows; of those in `told` its client may stand elsewhere than `hello` said.
     `expires_at` (seconds of the event loop's clock) is when the token that opened it ends,
     `last_frame_at` when its client was last heard.
     """
@@ -84,7 +84,7 @@ class Connection:
         return self._line.has_given_up
 
     def note_told(self, scope: Scope) -> None:
-        """The client was told of a scope, and the socket follows it no more, or does not yet."""
+        """The client was told where it stands in a scope, or that it is none of its scopes any more."""
         if self.told is None:
             self.told = set()
         self.told.add(scope)

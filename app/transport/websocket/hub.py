@@ -141,6 +141,12 @@ class Hub:
             connection.scopes.append(scope)
         followers[connection] = after
 
+    def go_on(self, connection: Connection, scope: Scope, seq: int) -> None:
+        """The client, which is live, was told that it follows from a later number."""
+        self._followers[scope][connection] = seq
+        self._drop_floor(connection, scope)
+        connection.note_told(scope)
+
     def number(self, connection: Connection, scope: Scope) -> int | None:
         """From which number on the socket follows the scope; None if that has yet to be read."""
         after = self._followers[scope][connection]
@@ -205,6 +211,7 @@ class Hub:
         *,
         last: int | None,
         floor: int | None = None,
+        mask: Callable[[OutFrame], OutFrame] | None = None,
     ) -> bool:
         """The client has all up to `upto`: send what was held above it and go live.
 
@@ -214,6 +221,7 @@ class Hub:
             upto: the number up to which the client is whole.
             last: the number that this worker handed out last; None if it does not know.
             floor: the number that the client was told it follows from, where that is below `upto`.
+            mask: what was held as this socket may see it.
 
         Returns:
             False if what was held does not join on (it was too much): read on in the log first.
@@ -227,7 +235,7 @@ class Hub:
             hold.left_at = hold.left_at if ends else None
             return False
         for _, frame in pending:
-            connection.send(frame)
+            connection.send(frame if mask is None else mask(frame))
         self._drop_hold(connection, scope)
         after = upto if floor is None else floor
         if last is not None and last < upto and after < upto:
@@ -271,8 +279,7 @@ class Hub:
             if seq > after:
                 connection.send(instead.get(connection, frame) if instead else frame)
             elif after == HELD:
-                own = instead.get(connection, frame) if instead else frame
-                self._holds[connection].add(scope, seq, own)
+                self._holds[connection].add(scope, seq, frame)
 
     def tear(self, scope: Scope) -> None:
         """The next update does not join on to those before: where these are held, the log must tell."""

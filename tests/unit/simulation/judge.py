@@ -23,8 +23,6 @@ class Applied:
     user_id: UserId
     epoch: str | None = None
     cursors: dict[str, int] = field(default_factory=dict)
-    # From where each scope is followed.
-    begun: dict[str, int] = field(default_factory=dict)
     # What the last question to the server named.
     asked: dict[str, int] = field(default_factory=dict)
     updates: int = 0
@@ -96,7 +94,7 @@ class Judge:
         if update_type == _CREATED and "seq" in data:
             begun = f"chat:{data['id']}"
             if begun not in applied.cursors:
-                applied.cursors[begun] = applied.begun[begun] = data["seq"]
+                applied.cursors[begun] = data["seq"]
 
     def _apply_reset(self, applied: Applied, wire: str, seq: int) -> None:
         """Only where the log cannot, or must not, close the gap."""
@@ -110,7 +108,7 @@ class Judge:
             asked = min(cursor, applied.asked.get(wire, cursor))
             if not self._is_reset_due(applied.user_id, scope, asked, seq):
                 raise Wrong(f"{applied.user_id}: {wire} was reset from {cursor} to {seq}")
-        applied.cursors[wire] = applied.begun[wire] = seq
+        applied.cursors[wire] = seq
         applied.resets += 1
 
     def _is_reset_due(self, user_id: UserId, scope: Scope, cursor: int, seq: int) -> bool:
@@ -127,10 +125,9 @@ class Judge:
         cursor = applied.cursors.pop(wire, None)
         if cursor is None or not is_of_chat(scope):
             raise Wrong(f"{wire} was forgotten, which {applied.user_id} did not follow")
-        # They may be in it again: then another update tells, or told.
-        stays = self.log.stays[applied.user_id, ChatId(scope.id)]
-        cursor = min(cursor, applied.begun[wire])
-        if all(stay.last_seq is None or stay.last_seq < cursor for stay in stays):
+        # They may be in it again: then another update tells.
+        stays = self.log.stays.get((applied.user_id, ChatId(scope.id)), [])
+        if stays and all(stay.last_seq is None for stay in stays):
             raise Wrong(f"{wire} was forgotten at {cursor}, but {applied.user_id} was not put out")
 
     def _scope(self, user_id: UserId, wire: str) -> Scope:

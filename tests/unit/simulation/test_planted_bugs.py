@@ -100,6 +100,16 @@ def newcomers_see_what_was_written_before(patch: pytest.MonkeyPatch) -> None:
 
 
 @bug
+def what_is_held_is_not_masked(patch: pytest.MonkeyPatch) -> None:
+    real = Hub.settle
+
+    def settle(self: Hub, connection: Any, scope: Any, upto: int, **more: Any) -> bool:
+        return real(self, connection, scope, upto, **(more | {"mask": None}))
+
+    patch.setattr(Hub, "settle", settle)
+
+
+@bug
 def new_chats_are_not_followed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Follower, "_begin", lambda *_: None)
 

@@ -86,7 +86,7 @@ class World:
         }
         acts = {
             self._write: 6.0,
-            self._edit: 0.5,
+            self._edit: 1.0,
             self._tell: 0.7,
             self._move: 1.5,
             self._open_or_close: 0.5,
