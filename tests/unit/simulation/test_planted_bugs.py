@@ -17,7 +17,7 @@ from app.transport.websocket.hub import Hub
 from tests.unit.simulation.world import World
 
 # Healthy code passes many times as many.
-_SEEDS = 200
+_SEEDS = 2000
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 BUGS: dict[str, Plant] = {}
