@@ -25,7 +25,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
-_PATIENCE_SECONDS = 60.0
+_PATIENCE_SECONDS = 20.0
 _STORY = textwrap.dedent(
     """
     import asyncio, pathlib, sys

@@ -17,7 +17,9 @@ from app.transport.websocket.hub import Hub
 from tests.unit.simulation.world import World
 
 # Healthy code passes many times as many.
-_SEEDS = 2000
+_SEEDS = 200
+# A reset for all needs a log that was pruned in front of a worker that lagged: seed 759 is the first.
+_SEEDS_OF_RARE = {"a_reset_for_all_is_not_told": 1000}
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 BUGS: dict[str, Plant] = {}
@@ -179,4 +181,5 @@ def find(seeds: range) -> int | None:
 @pytest.mark.parametrize("name", BUGS)
 def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     BUGS[name](monkeypatch)
-    assert find(range(_SEEDS)) is not None, f"{_SEEDS} seeds passed"
+    seeds = _SEEDS_OF_RARE.get(name, _SEEDS)
+    assert find(range(seeds)) is not None, f"{seeds} seeds passed"
