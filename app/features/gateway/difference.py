@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from app.features.gateway.batch import Batch
 from app.features.gateway.course import (
     Followings,
     Read,
@@ -57,7 +58,7 @@ async def find_difference(
             course = collect(found, user_id=user_id, epoch=epoch, state=state, limit=limit)
             need = go_on(course)
             while need is not None:
-                need = go_on(course, await meet(tx, services, kinds, need))
+                need = go_on(course, *await meet(tx, services, kinds, Batch(need)))
             # What was read is of that log if it is so still.
             if await load_epoch(tx) == found.epoch:
                 return found

@@ -3,13 +3,13 @@
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, literal, select, union_all
+from sqlalchemy import CompoundSelect, and_, literal, select, union_all
 
 from app.features.chats.access import CURRENT, of_pairs
 from app.features.chats.models import ChatRow, ParticipantRow
 from app.features.updates.models import ScopeRow
-from app.infra.database.key_lists import by_dialect, key_parameters
-from app.infra.database.tx import Tx
+from app.infra.database.key_lists import by_dialect, id_parameters, is_listed, key_parameters
+from app.infra.database.tx import Dialect, Tx
 from app.kernel.ids import ChatId, MessageId, UserId
 from app.kernel.scopes import ScopeKind
 
@@ -55,20 +55,30 @@ _CHATS = (
 _CHATS_OF_PAIRS = by_dialect(lambda dialect: of_pairs(dialect, _CHATS))
 
 
-async def read_standing(tx: Tx, user_id: UserId) -> Standing:
-    """The newest numbers of a user's scopes: one statement, so that they are of one moment."""
+def _make_standings(dialect: Dialect) -> CompoundSelect[Any]:
     zero = literal(0)
-    own = select(zero, ScopeRow.seq, zero, zero, literal(value=True), zero, zero).where(
-        ScopeRow.kind == int(ScopeKind.USER), ScopeRow.id == user_id
+    own = select(zero, ScopeRow.seq, zero, zero, literal(value=True), ScopeRow.id, zero).where(
+        ScopeRow.kind == int(ScopeKind.USER), is_listed(dialect, ScopeRow.id)
     )
-    chats = _CHATS.where(ParticipantRow.user_id == user_id)
-    standing = Standing(0, {})
-    for row in await tx.all(union_all(chats, own)):
+    return union_all(_CHATS.where(is_listed(dialect, ParticipantRow.user_id)), own)
+
+
+_STANDINGS = by_dialect(_make_standings)
+
+
+async def read_standings(tx: Tx, user_ids: Collection[UserId]) -> dict[UserId, Standing]:
+    """The newest numbers of these users' scopes: one statement, so that they are of one moment."""
+    standings = {user_id: Standing(0, {}) for user_id in user_ids}
+    if not standings:
+        return standings
+    parameters = id_parameters(tx.dialect, standings)
+    for row in await tx.all(_STANDINGS[tx.dialect], parameters):
+        user_id = UserId(row.user_id)
         if row.chat_id == 0:
-            standing = standing._replace(user_seq=row.seq)
+            standings[user_id] = standings[user_id]._replace(user_seq=row.seq)
         else:
-            standing.chats[ChatId(row.chat_id)] = _following(row)
-    return standing
+            standings[user_id].chats[ChatId(row.chat_id)] = _following(row)
+    return standings
 
 
 async def read_followings(

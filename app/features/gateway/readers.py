@@ -1,18 +1,22 @@
 """The loops of one worker that read the database for what is decided without I/O, and bring it what they read.
 
 `LogReader` reads for all sockets at once: gaps, safety checks, new memberships. `CourseLeader` reads for
-one socket that is being brought up to date; over all sockets these reads are bounded in how many run at
-once, and the rest wait in order.
+sockets that are being brought up to date: these reads are bounded in how many run at once, the rest wait in
+order, and those who wait are taken along by a read that has room for them.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from app.features.gateway.batch import Batch
 from app.features.gateway.course import (
     AwaitRoom,
     Course,
+    Followings,
     Need,
     Read,
     ReadFollowings,
@@ -22,12 +26,12 @@ from app.features.gateway.course import (
 )
 from app.features.gateway.fanout import Fanout, Filled, Gaps
 from app.features.gateway.following import Follower, Wanted
-from app.features.gateway.logbook import read_pages
+from app.features.gateway.logbook import Pages, read_pages
 from app.features.gateway.queries import (
     Following,
     Standing,
     read_followings,
-    read_standing,
+    read_standings,
 )
 from app.features.gateway.turns import Turns
 from app.features.updates.epoch import load_epoch
@@ -158,6 +162,23 @@ class LogReader:
         self._follower.follow(wanted, await self._services.db.read(work))
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Asked:
+    """What a course needs, and where it waits for the answer; None: the socket has closed."""
+
+    connection: Connection
+    need: Read
+    answer: "asyncio.Future[object]"
+
+    def give(self, answer: object) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
 class CourseLeader:
     """Leads sockets through courses, and meets the needs of these.
 
@@ -170,14 +191,12 @@ class CourseLeader:
         self._services = services
         self._kinds = kinds
         self._is_of_epoch = is_of_epoch
-        self._turns = Turns(CONCURRENT_READS)
+        self._turns: Turns[_Asked] = Turns(CONCURRENT_READS)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, connection: Connection, course: Course) -> None:
         """Lead it in the background."""
-        task = asyncio.create_task(self.lead(connection, course))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._run(self.lead(connection, course))
 
     async def lead(self, connection: Connection, course: Course) -> None:
         """To the end of the course, or of the socket, whichever comes first."""
@@ -205,72 +224,97 @@ class CourseLeader:
         for task in self._tasks:
             task.cancel()
 
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _meet(self, connection: Connection, need: Need) -> object:
         if isinstance(need, AwaitRoom):
             # Without a turn: a slow reader is waited for by itself alone.
             return await connection.wait_for_room()
-        if not await self._take_turn(connection):
-            return None
+        asked = _Asked(connection, need, asyncio.get_running_loop().create_future())
+        place = self._turns.ask(
+            connection, asked, lambda: self._run(self._read(asked)), lambda: asked.give(None)
+        )
         try:
-            if connection.close_code is not None:
-                return None
-            return await self._read(connection, need)
-        finally:
-            self._turns.end()
-
-    async def _read(self, connection: Connection, need: Read) -> object:
-        async def work(tx: Tx) -> tuple[object, str]:
-            answer = await meet(tx, self._services, self._kinds, need)
-            return answer, await load_epoch(tx)
-
-        answer, epoch = await self._services.db.read(work)
-        if not self._is_of_epoch(epoch):
-            # Nothing of another log is sent to a socket that was told of this one.
-            connection.close(CloseCode.SERVICE_RESTART)
-        return answer
-
-    async def _take_turn(self, connection: Connection) -> bool:
-        """False: the socket has closed before it was its turn."""
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        has_turn = False
-
-        def begin() -> None:
-            nonlocal has_turn
-            has_turn = True
-            give_up()
-
-        def give_up() -> None:
-            if not answer.done():
-                answer.set_result(None)
-
-        place = self._turns.ask(connection, begin, give_up)
-        try:
-            await answer
+            return await asked.answer
         except asyncio.CancelledError:
             self._turns.withdraw(place)
-            if has_turn:
-                self._turns.end()
             raise
-        return has_turn
+
+    async def _read(self, first: _Asked) -> None:
+        """It is its turn."""
+        asked = [first]
+        try:
+            if _has_closed(first):
+                return
+            batch = Batch(first.need)
+            others = self._turns.take_along(lambda it: _has_closed(it) or batch.accepts(it.need))
+            asked += [it for it in others if not it.answer.done()]
+            await self._answer(batch, asked)
+        finally:
+            self._turns.end()
+            for it in asked:
+                # Cancelled: the sockets were closed before.
+                it.give(None)
+
+    async def _answer(self, batch: Batch, asked: Sequence[_Asked]) -> None:
+        async def work(tx: Tx) -> tuple[list[object], str]:
+            answers = await meet(tx, self._services, self._kinds, batch)
+            return answers, await load_epoch(tx)
+
+        try:
+            answers, epoch = await self._services.db.read(work)
+        except Exception as error:  # noqa: BLE001 - whoever asked hears of it
+            if len(asked) == 1 or isinstance(error, Problem):
+                for it in asked:
+                    it.fail(error)
+                return
+            # What cannot be read for one must not close the sockets of all others.
+            for it in asked:
+                await self._answer(Batch(it.need), [it])
+            return
+        is_of_epoch = self._is_of_epoch(epoch)
+        for it, answer in zip(asked, answers, strict=True):
+            if not is_of_epoch:
+                # Nothing of another log is sent to a socket that was told of this one.
+                it.connection.close(CloseCode.SERVICE_RESTART)
+            it.give(answer)
 
 
-async def meet(tx: Tx, services: Services, kinds: UpdateKinds, need: Read) -> object:
-    """The answer to a need."""
-    match need:
-        case ReadStanding(user_id, chat_id):
-            if chat_id is None:
-                return await read_standing(tx, user_id)
-            return await _read_standing_in(tx, user_id, chat_id)
-        case ReadFollowings():
-            return await read_followings(tx, need.pairs)
-        case ReadPages(ranges, limit, followings):
-            pages = await read_pages(tx, services, kinds, ranges, limit=limit)
-            return pages, await read_followings(tx, followings.pairs)
+def _has_closed(asked: _Asked) -> bool:
+    """Then it needs nothing any more."""
+    if asked.connection.close_code is None:
+        return False
+    asked.give(None)
+    return True
 
 
-async def _read_standing_in(tx: Tx, user_id: UserId, chat_id: ChatId) -> Standing:
-    # Before the membership: its end is then above this number, and is heard.
-    seqs = await read_seqs(tx, [user_scope(user_id)])
-    found: Iterable[Following] = (await read_followings(tx, [(user_id, chat_id)])).values()
-    chats = {following.chat_id: following for following in found}
-    return Standing(seqs[user_scope(user_id)], chats)
+async def meet(tx: Tx, services: Services, kinds: UpdateKinds, batch: Batch) -> list[object]:
+    """The answers to the needs of a batch, in their order."""
+    standings = await read_standings(tx, batch.users)
+    # Before the membership: its end is then above these numbers, and is heard.
+    seqs = await read_seqs(tx, [user_scope(user_id) for user_id in batch.users_of_a_chat])
+    pages = Pages({}, is_cut=False)
+    if batch.ranges:
+        pages = await read_pages(tx, services, kinds, batch.ranges, limit=batch.limit)
+    followings = await read_followings(tx, batch.pairs)
+
+    def find(need: Read) -> object:
+        match need:
+            case ReadStanding(user_id, chat_id):
+                if chat_id is None:
+                    return standings[user_id]
+                return Standing(seqs[user_scope(user_id)], _chats_of(followings, user_id, chat_id))
+            case ReadFollowings():
+                return followings
+            case ReadPages():
+                return batch.cut_out(pages, need), followings
+
+    return [find(need) for need in batch.needs]
+
+
+def _chats_of(followings: Followings, user_id: UserId, chat_id: ChatId) -> dict[ChatId, Following]:
+    following = followings.get((user_id, chat_id))
+    return {} if following is None else {chat_id: following}

@@ -2,23 +2,29 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 
-class _Place(NamedTuple):
+class _Place(NamedTuple, Generic[T]):
     owner: Hashable
+    subject: T
     begin: Callable[[], None]
     give_up: Callable[[], None]
 
 
-class Turns:
-    """First come, first served. Who wants more than one turn asks again behind each: nobody starves others."""
+class Turns(Generic[T]):
+    """First come, first served. Who wants more than one turn asks again behind each: nobody starves others.
+
+    `T`: what a turn is asked for.
+    """
 
     def __init__(self, at_once: int) -> None:
         self._free = at_once
         self._asked = 0
         # By the number of the asking, so in order.
-        self._waiting: OrderedDict[int, _Place] = OrderedDict()
+        self._waiting: OrderedDict[int, _Place[T]] = OrderedDict()
         self._numbers: dict[Hashable, set[int]] = {}
 
     @property
@@ -26,10 +32,16 @@ class Turns:
         """How many wait."""
         return len(self._waiting)
 
-    def ask(self, owner: Hashable, begin: Callable[[], None], give_up: Callable[[], None]) -> int:
+    def ask(
+        self,
+        owner: Hashable,
+        subject: T,
+        begin: Callable[[], None],
+        give_up: Callable[[], None],
+    ) -> int:
         """`begin` is called when it is the owner's turn, perhaps at once; `end` must follow.
 
-        `give_up` is called instead if the owner leaves before.
+        `give_up` is called instead if the owner leaves before; neither if somebody takes it along.
 
         Returns:
             The place, for `withdraw`.
@@ -39,7 +51,7 @@ class Turns:
             self._free -= 1
             begin()
         else:
-            self._waiting[self._asked] = _Place(owner, begin, give_up)
+            self._waiting[self._asked] = _Place(owner, subject, begin, give_up)
             self._numbers.setdefault(owner, set()).add(self._asked)
         return self._asked
 
@@ -51,6 +63,14 @@ class Turns:
         else:
             self._take(number).begin()
 
+    def take_along(self, accepts: Callable[[T], bool]) -> list[T]:
+        """Those who wait for what the one whose turn it is can do for them as well, in order.
+
+        They need no turn of their own any more.
+        """
+        numbers = [number for number, it in self._waiting.items() if accepts(it.subject)]
+        return [self._take(number).subject for number in numbers]
+
     def withdraw(self, number: int) -> None:
         """Free a place without a word, if its turn has not begun."""
         if number in self._waiting:
@@ -61,7 +81,7 @@ class Turns:
         for number in sorted(self._numbers.get(owner, ())):
             self._take(number).give_up()
 
-    def _take(self, number: int) -> _Place:
+    def _take(self, number: int) -> _Place[T]:
         place = self._waiting.pop(number)
         numbers = self._numbers[place.owner]
         numbers.discard(number)

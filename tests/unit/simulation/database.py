@@ -3,16 +3,11 @@
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-from app.features.gateway.course import (
-    AwaitRoom,
-    Need,
-    ReadFollowings,
-    ReadPages,
-    ReadStanding,
-)
+from app.features.gateway.batch import Batch
+from app.features.gateway.course import Read, ReadFollowings, ReadPages, ReadStanding
 from app.features.gateway.fanout import Filled, Gaps
 from app.features.gateway.logbook import Pages
-from app.features.gateway.queries import Following, Standing
+from app.features.gateway.queries import Standing
 from app.features.updates.log import Head
 from app.kernel.scopes import Scope, user_scope
 from tests.unit.simulation.log import Log, Pair, is_of_chat
@@ -64,38 +59,41 @@ class Database:
     def _later(self, action: Callable[[], None]) -> None:
         self.schedule.within(self.weather.read_delay, action)
 
-    def meet_with_epoch(self, need: Need) -> Reading:
-        """The answer, and of which epoch it is."""
-        answer = yield from self.meet(need)
+    def meet_with_epoch(self, batch: Batch) -> Reading:
+        """The answers to the needs of a batch, and of which epoch they are."""
+        answers = yield from self.meet(batch)
         yield
-        return answer, self.log.epoch
+        return answers, self.log.epoch
 
-    def meet(self, need: Need) -> Reading:
-        """The statements behind a need of a course."""
-        match need:
-            case ReadStanding(user_id, chat_id):
-                if chat_id is None:
-                    return one_statement(lambda: self.log.read_standing(user_id))
-                return self._read_standing_in((user_id, chat_id))
-            case ReadFollowings():
-                return self.read_followings(need.pairs)
-            case ReadPages(ranges, limit, followings):
-                return self.read_pages(ranges, limit, followings.pairs)
-            case AwaitRoom():
-                raise AssertionError(need)
+    def meet(self, batch: Batch) -> Reading:
+        """The statements behind needs of courses."""
+        standings = {user_id: self.log.read_standing(user_id) for user_id in batch.users}
+        yield
+        seqs = {user_id: self.log.head(user_scope(user_id)) for user_id in batch.users_of_a_chat}
+        yield
+        limit = min(batch.limit, self.weather.page_rows)
+        rows = self.log.read_rows(batch.ranges, limit)
+        yield
+        pages = self.log.fill(batch.ranges, rows, limit)
+        yield
+        followings = self.log.read_followings(batch.pairs)
+
+        def find(need: Read) -> Any:
+            match need:
+                case ReadStanding(user_id, None):
+                    return standings[user_id]
+                case ReadStanding(user_id, _):
+                    own = [it for pair, it in followings.items() if pair == (user_id, need.chat_id)]
+                    return Standing(seqs[user_id], {it.chat_id: it for it in own})
+                case ReadFollowings():
+                    return followings
+                case ReadPages():
+                    return batch.cut_out(pages, need), followings
+
+        return [find(need) for need in batch.needs]
 
     def read_followings(self, pairs: list[Pair]) -> Reading:
         return one_statement(lambda: self.log.read_followings(pairs))
-
-    def read_pages(
-        self, ranges: Mapping[Scope, tuple[int, int]], limit: int, pairs: list[Pair]
-    ) -> Reading:
-        limit = min(limit, self.weather.page_rows)
-        rows = self.log.read_rows(ranges, limit)
-        yield
-        pages = self.log.fill(ranges, rows, limit)
-        yield
-        return pages, self.log.read_followings(pairs)
 
     def read_gaps(self, gaps: Gaps, find_suspects: FindSuspects) -> Reading:
         rows = self.log.read_rows(gaps.ranges, self.weather.page_rows)
@@ -111,12 +109,6 @@ class Database:
         chats = self.log.read_heads(scope for scope in scopes if is_of_chat(scope))
         yield
         return chats | self.log.read_heads(scope for scope in scopes if not is_of_chat(scope))
-
-    def _read_standing_in(self, pair: Pair) -> Reading:
-        seq = self.log.head(user_scope(pair[0]))
-        yield
-        found: list[Following] = list(self.log.read_followings([pair]).values())
-        return Standing(seq, {following.chat_id: following for following in found})
 
 
 def one_statement(statement: Callable[[], Any]) -> Reading:

@@ -14,6 +14,7 @@ from messenger_client.sync import (
     Sync,
 )
 
+from app.features.gateway.batch import Batch
 from app.features.gateway.course import go_on
 from app.features.gateway.difference import Found, collect
 from app.kernel.ids import ChatId, SessionId, UserId
@@ -285,7 +286,8 @@ def _find_difference(
         course = collect(found, user_id=user_id, epoch=epoch, state=state, limit=limit)
         need = go_on(course)
         while need is not None:
-            need = go_on(course, (yield from database.meet(need)))
+            (answer,) = yield from database.meet(Batch(need))
+            need = go_on(course, answer)
         yield
         if database.log.epoch == found.epoch:
             return

@@ -2,13 +2,15 @@
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import orjson
 
+from app.features.gateway.batch import Batch
 from app.features.gateway.catchup import CatchUp
-from app.features.gateway.course import AwaitRoom, Course, Need, go_on
+from app.features.gateway.course import AwaitRoom, Course, Read, go_on
 from app.features.gateway.fanout import Fanout
 from app.features.gateway.following import Follower
 from app.features.gateway.readers import SAFETY_SECONDS
@@ -198,6 +200,21 @@ class Peer:
         self.work()
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a course needs, and where it goes on."""
+
+    peer: Peer
+    need: Read
+    give: Callable[[object], None]
+
+    def has_closed(self) -> bool:
+        if self.peer.connection.close_code is None:
+            return False
+        self.give(None)
+        return True
+
+
 class Worker:
     """Dies with all that it knows; whatever was under way for it comes to nothing then."""
 
@@ -216,7 +233,7 @@ class Worker:
         self.generation = 0
         self.is_alive = True
         self.peers: dict[Connection, Peer] = {}
-        self.turns = Turns(_AT_ONCE)
+        self.turns: Turns[Asked] = Turns(_AT_ONCE)
         self.fanout = Fanout(Bus(carry), self.later)
         self.replayer = Replayer(self.fanout, self.begin)
         self.follower = Follower(self.fanout, self.replayer)
@@ -307,10 +324,9 @@ class Worker:
         elif isinstance(need, AwaitRoom):
             self.await_room(peer, lambda: self.go_on(peer, course, None, on_end))
         else:
+            asked = Asked(peer, need, lambda it: self.go_on(peer, course, it, on_end))
             self.turns.ask(
-                peer.connection,
-                lambda: self.meet(peer, need, lambda it: self.go_on(peer, course, it, on_end)),
-                lambda: self.go_on(peer, course, None, on_end),
+                peer.connection, asked, lambda: self.meet(asked), lambda: asked.give(None)
             )
 
     def await_room(self, peer: Peer, go: Callable[[], None]) -> None:
@@ -326,25 +342,32 @@ class Worker:
 
         self.later(_STALLED_SECONDS, lose_patience)
 
-    def meet(self, peer: Peer, need: Need, go: Callable[[object], None]) -> None:
-        def done(read: tuple[object, str]) -> None:
-            answer, epoch = read
+    def meet(self, first: Asked) -> None:
+        """It is its turn, and that of those who can be taken along."""
+        if first.has_closed():
+            self.turns.end()
+            return
+        batch = Batch(first.need)
+        others = self.turns.take_along(lambda it: it.has_closed() or batch.accepts(it.need))
+        asked = [first, *(it for it in others if it.peer.connection.close_code is None)]
+
+        def done(read: tuple[list[object], str]) -> None:
+            answers, epoch = read
             self.turns.end()
             if epoch != self.catchup.epoch:
-                peer.connection.close(CloseCode.SERVICE_RESTART)
                 self.soon(self.look_at_epoch)
-            go(answer)
+            for it, answer in zip(asked, answers, strict=True):
+                if epoch != self.catchup.epoch:
+                    it.peer.connection.close(CloseCode.SERVICE_RESTART)
+                it.give(answer)
 
         def failed() -> None:
             self.turns.end()
-            peer.connection.close(CloseCode.SERVICE_RESTART)
-            go(None)
+            for it in asked:
+                it.peer.connection.close(CloseCode.SERVICE_RESTART)
+                it.give(None)
 
-        if peer.connection.close_code is not None:
-            self.turns.end()
-            go(None)
-        else:
-            self.read(self.database.meet_with_epoch(need), done, failed)
+        self.read(self.database.meet_with_epoch(batch), done, failed)
 
     # What is read for all: the work of `LogReader`.
 

@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 
-from app.features.gateway.course import AwaitRoom, Course, ReadStanding
+from app.features.gateway import queries, readers
+from app.features.gateway.course import AwaitRoom, Course, Read, ReadFollowings, ReadStanding
+from app.features.gateway.queries import Standing
 from app.features.gateway.readers import CONCURRENT_READS, CourseLeader
 from app.features.gateway.turns import Turns
 from app.infra.database.database import Database
 from app.infra.database.errors import DatabaseUnavailable
 from app.infra.database.tx import Tx
-from app.kernel.ids import SessionId, UserId
+from app.kernel.ids import ChatId, SessionId, UserId
+from app.kernel.scopes import chat_scope
+from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
 from app.transport.websocket.outgoing import OutFrame
 from tests.support.waiting import eventually
@@ -27,11 +31,12 @@ class Queue:
     """What happens at `turns`, by name."""
 
     def __init__(self, at_once: int) -> None:
-        self.turns = Turns(at_once)
+        self.turns: Turns[str] = Turns(at_once)
         self.events: list[str] = []
 
     def ask(self, owner: str) -> int:
         return self.turns.ask(
+            owner,
             owner,
             lambda: self.events.append(owner),
             lambda: self.events.append(f"{owner} gave up"),
@@ -134,6 +139,10 @@ class Reader:
         self.messages.append(message)
 
 
+BAD = UserId(1_000_000)
+MANY_CHATS = tuple(chat_scope(ChatId(number)) for number in range(1, 1001))
+
+
 @dataclass
 class Crowd:
     """Sockets that are led through reads by one leader."""
@@ -145,17 +154,19 @@ class Crowd:
     answered: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
 
-    def read(self, name: str, times: int = 1) -> Course:
+    def read(self, name: str, times: int, need: Read) -> Course:
         try:
             for _ in range(times):
-                yield ReadStanding(self.user_id, None)
+                yield need
                 self.answered.append(name)
         finally:
             self.ended.append(name)
 
-    def begin(self, name: str, times: int = 1) -> Reader:
+    def begin(self, name: str, times: int = 1, *, need: Read | None = None) -> Reader:
+        """Without a need of its own it reads so much that nobody is taken along."""
         reader = Reader()
-        self.leader.begin(reader.connection, self.read(name, times))
+        much = ReadFollowings(self.user_id, MANY_CHATS)
+        self.leader.begin(reader.connection, self.read(name, times, need or much))
         return reader
 
     async def until(self, met: Callable[[], object]) -> None:
@@ -245,7 +256,7 @@ async def test_a_socket_that_is_closed_when_its_turn_comes_reads_nothing(crowd: 
 
 async def test_who_waits_for_a_slow_reader_holds_no_turn(crowd: Crowd) -> None:
     def send_and_wait(reader: Reader) -> Course:
-        yield ReadStanding(crowd.user_id, None)
+        yield ReadFollowings(crowd.user_id, MANY_CHATS)
         crowd.answered.append("slow")
         for _ in range(3):
             reader.connection.send(OutFrame(b"x" * 20_000))
@@ -277,6 +288,50 @@ async def test_a_read_that_fails_closes_the_socket_and_ends_its_turn(crowd: Crow
     await crowd.until(lambda: crowd.gate.waiting)
     await crowd.finish()
     assert crowd.answered == ["later"]
+
+
+async def test_who_waits_is_taken_along_by_one_read(crowd: Crowd) -> None:
+    for number in range(CONCURRENT_READS):
+        crowd.begin(f"first {number}")
+    await crowd.until(lambda: len(crowd.gate.waiting) == CONCURRENT_READS)
+    standing = ReadStanding(crowd.user_id, None)
+    for name in names(10):
+        crowd.begin(name, need=standing)
+    gone = crowd.begin("gone", need=standing)
+    await crowd.until(lambda: crowd.leader._turns.waiting == 11)
+    gone.connection.mark_lost()
+    crowd.gate.let_through()
+    await crowd.until(lambda: len(crowd.gate.waiting) == CONCURRENT_READS)
+    assert crowd.leader._turns.waiting == 0
+    await crowd.finish()
+    assert crowd.answered[-10:] == list(names(10))
+    assert "gone" not in crowd.answered
+
+
+async def test_what_cannot_be_read_for_one_is_read_for_the_others(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def read_standings(tx: Tx, user_ids: list[UserId]) -> dict[UserId, Standing]:
+        if BAD in user_ids:
+            raise ValueError
+        return await queries.read_standings(tx, user_ids)
+
+    monkeypatch.setattr(readers, "read_standings", read_standings)
+    for number in range(CONCURRENT_READS):
+        crowd.begin(f"first {number}")
+    await crowd.until(lambda: len(crowd.gate.waiting) == CONCURRENT_READS)
+    good = [crowd.begin(name, need=ReadStanding(crowd.user_id, None)) for name in names(2)]
+    bad = crowd.begin("bad", need=ReadStanding(BAD, None))
+    good.append(crowd.begin("last", need=ReadStanding(crowd.user_id, None)))
+    await crowd.until(lambda: crowd.leader._turns.waiting == 4)
+    while len(crowd.ended) < CONCURRENT_READS + 4:
+        await crowd.until(lambda: crowd.gate.waiting)
+        crowd.gate.let_through()
+        await asyncio.sleep(0.01)
+    assert {*names(2), "last"} <= set(crowd.answered)
+    assert "bad" not in crowd.answered
+    assert bad.connection.close_code == CloseCode.SERVICE_RESTART
+    assert {reader.connection.close_code for reader in good} == {None}
 
 
 async def test_a_leader_that_stops_ends_what_runs_and_what_waits(crowd: Crowd) -> None:
