@@ -1,7 +1,7 @@
 """One who stops reading is closed with 4409, in bounded memory, and nobody else waits for them."""
 
 import asyncio
-import statistics
+import math
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,13 +25,13 @@ from tests.faults.promises.stalled import StalledReader
 from tests.support import missing
 from tests.support.people import API
 from tests.support.sockets import Socket
-from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
 MEMBERS = scaled(quick=12, full=500)
 STALLED = scaled(quick=2, full=10)
-ROUNDS = scaled(quick=1, full=3)
+LEAST_ROUNDS = scaled(quick=1, full=3)
+MOST_ROUNDS = 10
 # Messages a second, by so many members in turn; with small numbers only as fast as they are answered.
 RATE = scaled(quick=100.0, full=20.0)
 SPEAKERS = scaled(quick=2, full=10)
@@ -63,10 +63,10 @@ class Scene:
     def scope(self) -> str:
         return f"chat:{self.chat_id}"
 
-    async def seq(self) -> int:
-        """Of the last message that was acknowledged."""
-        chat = await self.place.call("GET", f"/chats/{self.chat_id}", token=self.members[0].token)
-        return chat["seq"]
+    async def reach(self, seq: int) -> None:
+        """Until every member has so much."""
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            await self.swarm.ask("reach", scope=self.scope, seq=seq)
 
     async def url(self, account: Account) -> str:
         answer = await self.place.call("POST", "/auth/ws-ticket", {}, token=account.token)
@@ -81,8 +81,8 @@ class Scene:
     async def end_load(self) -> dict[str, Any]:
         """What was counted since the last time, when everybody has everything."""
         await self.swarm.ask("end_load")
-        async with asyncio.timeout(_PATIENCE_SECONDS):
-            await self.swarm.ask("reach", scope=self.scope, seq=await self.seq())
+        chat = await self.place.call("GET", f"/chats/{self.chat_id}", token=self.members[0].token)
+        await self.reach(chat["seq"])
         figures = await self.swarm.ask("figures")
         # Nobody was closed, or saw a gap or a repeat, and each message went to each.
         assert figures["faults"] == {}, figures
@@ -116,27 +116,30 @@ async def scene(place: Place, anyio_backend: str) -> AsyncIterator[Scene]:
 
 
 async def test_slow_readers_are_closed_and_nobody_else_waits(scene: Scene) -> None:
-    calm, slow = list[float](), list[float]()
-    calm_bytes = slow_bytes = 0
-    for _ in range(ROUNDS):
+    calm, slow, growth = list[float](), list[float](), list[int]()
+    # Other work on the machine only ever adds to a figure: rounds go on until it has left both a quiet moment.
+    while len(calm) < LEAST_ROUNDS or (not is_fair(calm, slow) and len(calm) < MOST_ROUNDS):
         async with Memory(scene.place) as memory:
             figures = await talk(scene)
         calm.append(figures["deliveries"]["p99_ms"])
-        calm_bytes = calm_bytes or memory.most
+        before = memory.most
         frame_bytes = figures["bytes"] / figures["deliveries"]["count"]
         async with Memory(scene.place) as memory:
             figures = await talk_to_sleepers(scene, frame_bytes)
         slow.append(figures["deliveries"]["p99_ms"])
-        slow_bytes = max(slow_bytes, memory.most)
-    growth = slow_bytes - calm_bytes
+        growth.append(memory.most - before)
     print(
         f"slow readers, {scene.place.server.name}: p99 of the others {tell(calm)} ms without and"
-        f" {tell(slow)} ms with them, {growth / 1e6:.0f} MB more"
+        f" {tell(slow)} ms with them, {max(growth) / 1e6:.0f} MB more"
     )
-    assert growth <= ALLOWED_GROWTH_BYTES
-    if SCALE == "full":
-        usual = statistics.median(calm)
-        assert statistics.median(slow) <= max(usual * ALLOWED_RATIO, usual + _FLOOR_MS)
+    assert max(growth) <= ALLOWED_GROWTH_BYTES
+    assert is_fair(calm, slow)
+
+
+def is_fair(calm: Sequence[float], slow: Sequence[float]) -> bool:
+    """Small numbers are no measurement."""
+    usual = min(calm)
+    return SCALE == "quick" or min(slow) <= max(usual * ALLOWED_RATIO, usual + _FLOOR_MS)
 
 
 def tell(figures: Sequence[float]) -> str:
@@ -155,7 +158,8 @@ async def talk_to_sleepers(scene: Scene, frame_bytes: float) -> dict[str, Any]:
     readers = [await StalledReader.open(await scene.url(account)) for account in scene.sleepers]
     await scene.begin_load()
     try:
-        last = [await wait_for_the_end(scene, reader, frame_bytes) for reader in readers]
+        ends = [wait_for_the_end(scene, reader, frame_bytes) for reader in readers]
+        last = await asyncio.gather(*ends)
         figures = await scene.end_load()
     finally:
         for reader in readers:
@@ -166,19 +170,21 @@ async def talk_to_sleepers(scene: Scene, frame_bytes: float) -> dict[str, Any]:
 
 
 async def wait_for_the_end(scene: Scene, reader: StalledReader, frame_bytes: float) -> int:
-    """Until more waits for this reader than may: then it has been closed. Answers where it stood."""
+    """Until more was sent to this reader than may wait: then it has been closed. Answers where it stood."""
     started: int = reader.frames[0]["data"]["state"][scene.scope]
 
-    async def is_full() -> bool:
-        sent = (await scene.seq() - started) * frame_bytes
-        return sent > reader.waiting_bytes() + QUEUE_BYTES + _SLACK_BYTES
+    def bound() -> int:
+        return reader.waiting_bytes() + QUEUE_BYTES + _SLACK_BYTES
 
-    await eventually(is_full, timeout_seconds=_PATIENCE_SECONDS, what="more than may wait")
-    in_kernel = reader.waiting_bytes()
+    sent = 0
+    while sent * frame_bytes < bound():
+        sent = math.ceil(bound() / frame_bytes)
+        await scene.reach(started + sent)
+    most_bytes = bound()
     assert await reader.drain() == _TOO_SLOW
     seqs = [frame["seq"] for frame in reader.frames if frame.get("scope") == scene.scope]
     assert seqs == list(range(started + 1, started + 1 + len(seqs)))
-    assert len(seqs) * frame_bytes <= in_kernel + QUEUE_BYTES + _SLACK_BYTES
+    assert QUEUE_BYTES < len(seqs) * frame_bytes <= most_bytes
     return started + len(seqs)
 
 
