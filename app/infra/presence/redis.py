@@ -242,6 +242,8 @@ class RedisPresence:
                 log.warning("presence_degraded", reason=type(error).__name__)
             self._is_degraded = True
             return otherwise
+        # Whoever hears of the return asks at once, and must not be put off.
+        self._rest_until = 0.0
         if self._is_degraded:
             self._is_degraded = False
             log.info("presence_restored")

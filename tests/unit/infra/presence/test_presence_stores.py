@@ -245,3 +245,25 @@ async def test_a_sleeping_redis_costs_a_second_not_more(redis_url: str) -> None:
     assert time.monotonic() - started < 2.5
     await client.aclose()
     await store.close()
+
+
+async def test_an_answer_ends_the_rest_that_a_failure_began(redis_url: str) -> None:
+    store, other = redis_presence(redis_url), redis_presence(redis_url)
+    await asyncio.gather(store.online([ANNA]), store.online([BORIS]))
+    refreshed: list[asyncio.Task[list[UserId]]] = []
+    store.on_doubt(lambda: refreshed.append(asyncio.create_task(store.refresh([(ANNA, "a")], 10))))
+    client: Any = redis.asyncio.Redis.from_url(redis_url)
+    await client.execute_command("CLIENT", "PAUSE", "1300")
+    failing = asyncio.create_task(store.online([ANNA]))
+    # Asked before the other has failed, answered after: it is this one that hears of the return.
+    answered = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.6, answered.set)
+    await answered.wait()
+    await store.online([BORIS])
+    assert failing.done()
+    assert len(refreshed) == 1
+    await refreshed[0]
+    assert await other.online([ANNA]) == {ANNA}
+    await client.aclose()
+    for it in (store, other):
+        await it.close()
