@@ -38,6 +38,8 @@ SPEAKERS = scaled(quick=2, full=10)
 SENDS_AT_ONCE = scaled(quick=4, full=None)
 TEXT_BYTES = 2048
 QUEUE_BYTES = scaled(quick=65_536, full=1_048_576)
+# Whoever only reads is not idle here.
+SETTINGS = {"WS_QUEUE_BYTES": str(QUEUE_BYTES), "WS_IDLE_SECONDS": "86400"}
 CALM_SECONDS = scaled(quick=0.5, full=20.0)
 # What the kernel of a reader has taken, frames under way, the difference between two looks.
 _SLACK_BYTES = 65_536
@@ -95,7 +97,7 @@ class Scene:
 @pytest.fixture(params=BACKENDS)
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     try:
-        with run_place(request.param, WS_QUEUE_BYTES=str(QUEUE_BYTES)) as running:
+        with run_place(request.param, **SETTINGS) as running:
             yield running
             running.server.stop()
             assert running.server.faults() == []
