@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
@@ -106,6 +108,23 @@ async def test_all_sockets_get_the_same_frames_in_order(protocol: Any) -> None:
             frames = [await client.recv() for _ in range(50)]
             assert [int(str(frame).split()[0]) for frame in frames] == list(range(1, 51))
             await client.close()
+
+
+async def test_the_kernel_does_not_keep_for_a_slow_reader_what_the_queue_may_not() -> None:
+    async with running(FrameProtocol) as (room, address):
+        line = socket.socket()
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.connect(("127.0.0.1", urlsplit(address).port))
+        slow = await websockets.connect(address, sock=line, max_queue=1)
+        await until(lambda: len(room.connections) == 1)
+        seq = 0
+        while room.connections[0].close_code is None:
+            seq += 1
+            room.tell(seq, 4000)
+            await asyncio.sleep(0)
+        assert LIMIT < seq * 4000 < LIMIT + 400_000
+        _ = [frame async for frame in _until_closed(slow)]
+        assert slow.close_code == CloseCode.TOO_SLOW
 
 
 async def test_a_slow_reader_is_closed_in_bounded_memory_and_gets_what_was_before(
