@@ -102,6 +102,12 @@ class Supervisor(Multiprocess):
         self._was_asked = True
         self.signal_queue.append(number)
 
+    def terminate_all(self) -> None:
+        """A copy left open here would go on taking connections that no worker ever accepts."""
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
+
 
 def _end_in_order(_signal: int, _frame: object) -> None:
     """Everything is closed by now."""
