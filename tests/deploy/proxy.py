@@ -113,10 +113,15 @@ def _adapt(text: str, directory: Path, proxy: Proxy, upstream_ports: Sequence[in
 
 
 @asynccontextmanager
-async def run_echo() -> AsyncIterator[int]:
-    """An upstream whose answer is the list of the headers that it got; answers its port."""
+async def run_echo(port: int = 0) -> AsyncIterator[int]:
+    """An upstream whose answer is the list of the headers that it got; answers its port.
+
+    Behind the block its connections are closed and new ones refused.
+    """
+    writers: list[asyncio.StreamWriter] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -130,6 +135,9 @@ async def run_echo() -> AsyncIterator[int]:
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(answer, "127.0.0.1", port)
     async with server:
         yield server.sockets[0].getsockname()[1]
+        server.close()
+        for writer in writers:
+            writer.close()
