@@ -14,7 +14,6 @@
 import asyncio
 import contextlib
 import socket
-from http import HTTPStatus
 from typing import cast
 
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -105,8 +104,10 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         """As the ASGI message `websocket.close`, without waiting until the peer has read."""
         if self.close_sent or self.disconnected or self.transport.is_closing():
             return
-        closing: ASGISendEvent = {"type": "websocket.close", "code": code, "reason": reason}
-        sending = self.send(closing)
+        self._send_now({"type": "websocket.close", "code": code, "reason": reason})
+
+    def _send_now(self, message: ASGISendEvent) -> None:
+        sending = self.send(message)
         was_writable = self.writable.is_set()
         self.writable.set()
         try:
@@ -121,15 +122,23 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     def shutdown(self) -> None:
         """The server stops."""
         self.stop_keepalive()
-        if not self.handshake_complete:
-            self.conn.send_response(self.conn.reject(HTTPStatus.SERVICE_UNAVAILABLE, ""))
-            self.transport.write(b"".join(self.conn.data_to_send()))
+        if self.close_sent or self.initial_response is not None:
             self.transport.close()
-        elif self.close_sent:
-            self.transport.close()
-        else:
+        elif self.handshake_complete:
             self.close_now(CloseCode.SERVICE_RESTART, "")
+        else:
+            self._turn_away()
         self.loop.call_later(_STOP_SECONDS, self.transport.abort)
+
+    def _turn_away(self) -> None:
+        """Accept a socket that the application still thinks about, only to say 1012.
+
+        To an HTTP status a browser would say no more than that it failed, and a proxy that something is broken.
+        """
+        self._send_now({"type": "websocket.accept"})
+        self.stop_keepalive()
+        self.close_now(CloseCode.SERVICE_RESTART, "")
+        self.disconnected = True  # for the application, which may answer now what it likes
 
     def handle_parser_exception(self) -> None:
         """Keep reading (and discarding) for a moment.
