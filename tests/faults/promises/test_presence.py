@@ -190,9 +190,7 @@ async def test_news_are_right_through_a_lost_redis_and_a_killed_worker(directory
         await commute(scene, commuter, line, [there, here, there, here])
         here.kill()
         await scene.connect(commuter, there)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(here.start())
-            group.create_task(scene.leave(leaver, leaving))
+        await asyncio.gather(here.start(), scene.leave(leaver, leaving))
         await scene.see_online(resident, commuter, traveller)
         scene.end(resident, commuter, traveller)
 

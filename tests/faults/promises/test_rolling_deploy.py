@@ -22,6 +22,7 @@ from messenger_client import Client, MemoryStore, Options, Tokens, Update
 
 from app.kernel.scopes import ScopeKind
 from tests.deploy.proxy import Proxy, run_nginx
+from tests.faults.machine import Machine
 from tests.faults.promises.scale import scaled
 from tests.support.people import API, Backend, Deployment, Json, Person, new_id
 from tests.support.postgres import Postgres
@@ -38,7 +39,8 @@ TALKERS = scaled(quick=4, full=8)
 LISTENERS = 2 * TALKERS
 _SAID_TWICE = 10
 _READ_AFTER = 4
-_WHOLE_SECONDS = 40.0
+_WHOLE_SECONDS = 60.0
+_STOP_PATIENCE_SECONDS = 40.0
 _SERVER_FAULT = 500
 
 
@@ -240,12 +242,13 @@ async def enter(proxy: Proxy, person: Person, chat: Json, stack: AsyncExitStack)
 
 
 async def replace(server: Server) -> float:
-    """As an operator does; answers the seconds that the stop took."""
-    began = time.monotonic()
+    """As an operator does; answers the seconds that the stop took, of a machine of our own."""
+    began, machine = time.monotonic(), Machine()
     os.kill(server.pid, signal.SIGTERM)
-    status = await asyncio.to_thread(server.wait_for_exit, STOP_SECONDS)
-    seconds = time.monotonic() - began
+    status = await asyncio.to_thread(server.wait_for_exit, _STOP_PATIENCE_SECONDS)
+    seconds = (time.monotonic() - began) * machine.share()
     assert status in {0, -signal.SIGTERM}
+    assert seconds <= STOP_SECONDS
     await asyncio.to_thread(server.start)
     return seconds
 
