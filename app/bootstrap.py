@@ -60,6 +60,7 @@ _LAUNCHER_ADDS = (
 )
 _LEAST_ROUNDS = 600_000
 _LEAST_CODE_ROUNDS = 10
+_LEAST_PASSWORD_ROUNDS = 12
 
 log = structlog.stdlib.get_logger("app.start")
 
@@ -188,6 +189,8 @@ def _list_production_faults(settings: Settings) -> list[str]:
         faults.append(f"PBKDF2_ROUNDS: production needs {_LEAST_ROUNDS} or more")
     if settings.sms.code_hash_rounds < _LEAST_CODE_ROUNDS:
         faults.append(f"CODE_HASH_ROUNDS: production needs {_LEAST_CODE_ROUNDS} or more")
+    if settings.two_step.hash_rounds < _LEAST_PASSWORD_ROUNDS:
+        faults.append(f"TWO_STEP_HASH_ROUNDS: production needs {_LEAST_PASSWORD_ROUNDS} or more")
     return faults
 
 

@@ -50,7 +50,9 @@ async def post_send_verification(
 
 
 @router.post("/verify-code", response_model=SignedIn, responses=problem_responses(400))
-async def post_verify_code(services: ServicesDep, body: VerifyCode) -> Response:
+async def post_verify_code(
+    services: ServicesDep, address: ClientAddressDep, body: VerifyCode
+) -> Response:
     """Sign in with a code. A phone without an account gets one, with the names given here."""
     signed_in = await verify_code(
         services.db,
@@ -68,6 +70,7 @@ async def post_verify_code(services: ServicesDep, body: VerifyCode) -> Response:
             first_name=body.first_name,
             last_name=body.last_name,
         ),
+        address=address,
     )
     return ok(
         {

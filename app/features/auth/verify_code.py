@@ -70,6 +70,7 @@ async def verify_code(
     events: EventSink,
     limits: TokenSettings,
     attempt: Attempt,
+    address: str | None = None,
 ) -> SignedIn:
     """Count the try, compare outside any transaction, then use the code: of parallel tries that
     know it one wins. Known and unknown phones take the same way up to the right code.
@@ -100,6 +101,7 @@ async def verify_code(
             limits=limits,
             user_id=user_id,
             device_name=attempt.device_name,
+            address=address,
         )
         me = await load_me(tx, keyring, user_id=user_id)
         return SignedIn(session, known is None, me)
