@@ -279,7 +279,12 @@ async def open_services(settings: Settings, secrets: Secrets, stack: AsyncExitSt
         secrets.secret_key, lifetime=timedelta(minutes=settings.tokens.access_minutes), clock=clock
     )
     register_sessions(rules, bus, access_lifetime=tokens.lifetime)
-    register_auth(rules, keyring, code_hash_rounds=settings.sms.code_hash_rounds)
+    register_auth(
+        rules,
+        keyring,
+        code_hash_rounds=settings.sms.code_hash_rounds,
+        password_hash_rounds=settings.two_step.hash_rounds,
+    )
     for feature in FEATURES:
         for entry in feature.rules:
             rules.register(entry.kind, entry.rule)
