@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from tests.support.people import Backend, Json, Person
-from tests.support.rows import change_rows
 
 pytestmark = pytest.mark.anyio
 

@@ -57,19 +57,21 @@ class PasswordRequired(BaseModel):
     methods: Annotated[list[Literal["password", "totp"]], Field(description="What is set.")]
 
 
-Secret = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH, repr=False)]
-TotpCode = Annotated[str, Field(pattern=r"^[0-9]{6}$", repr=False, examples=["123456"])]
-RecoveryCode = Annotated[str, Field(pattern=PATTERN, repr=False)]
-TokenText = Annotated[str, Field(min_length=1, max_length=512, repr=False)]
+# Of a request: kept out of whatever prints a model.
+HIDDEN = Field(repr=False)
+Secret = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)]
+TotpCode = Annotated[str, Field(pattern=r"^[0-9]{6}$", examples=["123456"])]
+RecoveryCode = Annotated[str, Field(pattern=PATTERN)]
+TokenText = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class VerifyPassword(StrictModel):
     """With exactly one of `password`, `totp` and `recovery_code`."""
 
-    password_token: TokenText
-    password: Secret | None = None
-    totp: TotpCode | None = None
-    recovery_code: RecoveryCode | None = None
+    password_token: Annotated[TokenText, HIDDEN]
+    password: Annotated[Secret | None, HIDDEN] = None
+    totp: Annotated[TotpCode | None, HIDDEN] = None
+    recovery_code: Annotated[RecoveryCode | None, HIDDEN] = None
     device_name: Annotated[Name | None, Field(description="Shown in my list of devices.")] = None
 
     @model_validator(mode="after")
@@ -80,9 +82,9 @@ class VerifyPassword(StrictModel):
 class Confirm(StrictModel):
     """With exactly one of `password`, `totp`, `recovery_code`, and `verification_id` with `code`."""
 
-    password: Secret | None = None
-    totp: TotpCode | None = None
-    recovery_code: RecoveryCode | None = None
+    password: Annotated[Secret | None, HIDDEN] = None
+    totp: Annotated[TotpCode | None, HIDDEN] = None
+    recovery_code: Annotated[RecoveryCode | None, HIDDEN] = None
     verification_id: Annotated[str | None, Field(min_length=1, max_length=128)] = None
     code: Annotated[str | None, Field(pattern=r"^[0-9]{6}$", repr=False)] = None
 
@@ -105,7 +107,6 @@ class SetTwoStep(StrictModel):
         Field(
             min_length=MIN_LENGTH,
             max_length=MAX_LENGTH,
-            repr=False,
             description="Any characters; only the most common passwords are refused.",
         ),
     ] = None
@@ -121,7 +122,7 @@ class SetTwoStep(StrictModel):
 
 
 class PasswordToken(StrictModel):
-    password_token: TokenText
+    password_token: Annotated[TokenText, HIDDEN]
 
 
 class PendingReset(BaseModel):
