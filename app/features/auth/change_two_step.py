@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
+from app.features.audit.record import record
 from app.features.auth.errors import PasswordInvalid, TwoStepNotSet
 from app.features.auth.factor import (
     Factor,
@@ -30,7 +31,7 @@ from app.features.users.views import MeView
 from app.infra.cipher.keyring import Keyring
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
-from app.kernel.events import EventSink, SecurityEvent
+from app.kernel.events import SecurityEvent
 from app.kernel.ids import UserId
 from app.kernel.scopes import user_scope
 
@@ -95,7 +96,6 @@ async def change_two_step(
     *,
     revocations: RevocationList,
     hasher: PasswordHasher,
-    events: EventSink,
     caller: CurrentSession,
     choice: Choice,
     fresh_minutes: int,
@@ -118,7 +118,7 @@ async def change_two_step(
             choice.password, user_id=caller.user_id, personal_words=_list_words(me)
         )
 
-    async def work(tx: Tx) -> tuple[ChangedTwoStep, str]:
+    async def work(tx: Tx) -> ChangedTwoStep:
         log = await lock_scopes(tx, [user_scope(caller.user_id)])
         await require_fresh(tx, session_id=caller.session_id, minutes=fresh_minutes)
         before = await load_factor(tx, keyring, caller.user_id)
@@ -134,11 +134,9 @@ async def change_two_step(
         # Whoever sets a secret knows it.
         await freshen(tx, session_id=caller.session_id)
         after = await load_factor(tx, keyring, caller.user_id)
-        return ChangedTwoStep(await render_factor(tx, after, caller.user_id), codes), change
+        return ChangedTwoStep(await render_factor(tx, after, caller.user_id), codes)
 
-    changed, change = await db.write(work)
-    events.record(SecurityEvent(f"second_factor_{change}", caller.user_id, caller.session_id))
-    return changed
+    return await db.write(work)
 
 
 async def remove_two_step(
@@ -146,7 +144,6 @@ async def remove_two_step(
     keyring: Keyring,
     *,
     revocations: RevocationList,
-    events: EventSink,
     caller: CurrentSession,
     part: Part | None,
     fresh_minutes: int,
@@ -173,14 +170,12 @@ async def remove_two_step(
         await _finish(tx, log, revocations, caller, change)
 
     await db.write(work)
-    events.record(SecurityEvent("second_factor_removed", caller.user_id, caller.session_id))
 
 
 async def make_recovery_codes(
     db: Database,
     *,
     keyring: Keyring,
-    events: EventSink,
     caller: CurrentSession,
     fresh_minutes: int,
 ) -> list[str]:
@@ -197,11 +192,10 @@ async def make_recovery_codes(
         if not factor.is_on:
             raise TwoStepNotSet
         tell_devices(log, caller.user_id, "recovery_codes_made")
+        record(tx, SecurityEvent("recovery_codes_made", caller.user_id, caller.session_id))
         return await replace_recovery_codes(tx, caller.user_id)
 
-    codes = await db.write(work)
-    events.record(SecurityEvent("recovery_codes_made", caller.user_id, caller.session_id))
-    return codes
+    return await db.write(work)
 
 
 _EMPTY: dict[Part, dict[str, object]] = {
@@ -229,6 +223,7 @@ async def _finish(
     tx: Tx, log: ScopeLog, revocations: RevocationList, caller: CurrentSession, change: str
 ) -> None:
     tell_devices(log, caller.user_id, change)
+    record(tx, SecurityEvent(f"second_factor_{change}", caller.user_id, caller.session_id))
     await delete_password_tokens(tx, caller.user_id)
     await end_all_sessions(
         tx, log, revocations=revocations, user_id=caller.user_id, but=caller.session_id

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import select
 
+from app.features.audit.record import record
 from app.features.auth.codes import CodeHasher
 from app.features.auth.errors import CodeExpired, CodeInvalid, PasswordInvalid, PasswordRequired
 from app.features.auth.factor import has_factor
@@ -68,15 +69,14 @@ async def confirm_by_factor(
         log = await lock_scopes(tx, [user_scope(caller.user_id)])
         await settle(tx, log, keyring, counted=counted, proof=proof, is_right=is_right)
         await freshen(tx, session_id=caller.session_id)
+        record(tx, SecurityEvent("session_confirmed", caller.user_id, caller.session_id))
         return tx.now
 
     try:
-        confirmed_at = await db.write(work)
+        return await db.write(work)
     except PasswordInvalid:
         events.record(SecurityEvent("second_factor_refused", caller.user_id, caller.session_id))
         raise
-    events.record(SecurityEvent("session_confirmed", caller.user_id, caller.session_id))
-    return confirmed_at
 
 
 async def confirm_by_code(
@@ -112,11 +112,10 @@ async def confirm_by_code(
         await lock_scopes(tx, [user_scope(caller.user_id)])
         await _refuse_with_factor(tx, caller.user_id)
         await freshen(tx, session_id=caller.session_id)
+        record(tx, SecurityEvent("session_confirmed", caller.user_id, caller.session_id))
         return tx.now
 
-    confirmed_at = await db.write(work)
-    events.record(SecurityEvent("session_confirmed", caller.user_id, caller.session_id))
-    return confirmed_at
+    return await db.write(work)
 
 
 async def _refuse_with_factor(tx: Tx, user_id: UserId) -> None:

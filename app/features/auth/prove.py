@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import update
 
+from app.features.audit.record import record
 from app.features.auth.errors import PasswordInvalid, TwoStepNotSet
 from app.features.auth.factor import Factor, load_factor, store_factor, tell_devices
 from app.features.auth.models import SecondFactorRow
@@ -18,6 +19,7 @@ from app.infra.cipher.keyring import Keyring
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.infra.hashing import HashingBusy
+from app.kernel.events import SecurityEvent
 from app.kernel.ids import UserId
 
 
@@ -87,6 +89,7 @@ async def settle(
     if factor.reset_at is not None:
         await store_factor(tx, keyring, user_id, reset_asked_at=None, reset_at=None)
         tell_devices(log, user_id, "reset_cancelled")
+        record(tx, SecurityEvent("second_factor_reset_cancelled", user_id))
 
 
 async def _is_used(tx: Tx, factor: Factor, counted: Counted, proof: Proof) -> bool:

@@ -7,6 +7,7 @@ Otherwise a forgotten password would be a lost account; at once, a stolen SIM wo
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from app.features.audit.record import record
 from app.features.auth.errors import TwoStepNotSet
 from app.features.auth.factor import forget_factor, load_factor, store_factor, tell_devices
 from app.features.auth.password_tokens import find_owner
@@ -17,17 +18,16 @@ from app.features.updates.log import lock_scopes
 from app.infra.cipher.keyring import Keyring
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
-from app.kernel.events import EventSink, SecurityEvent
-from app.kernel.ids import UserId
+from app.kernel.events import SecurityEvent
 from app.kernel.scopes import user_scope
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reset:
-    user_id: UserId
+    """`reset_at`: when it becomes possible, or became."""
+
     is_done: bool
     reset_at: datetime
-    was_asked: bool
 
 
 async def reset_two_step(
@@ -35,7 +35,6 @@ async def reset_two_step(
     keyring: Keyring,
     *,
     revocations: RevocationList,
-    events: EventSink,
     password_token: str,
     waiting: timedelta,
 ) -> Reset:
@@ -55,26 +54,21 @@ async def reset_two_step(
         if reset_at is not None and reset_at <= tx.now < reset_at + waiting:
             await forget_factor(tx, user_id)
             tell_devices(log, user_id, "reset", reset_at=reset_at)
+            record(tx, SecurityEvent("second_factor_reset", user_id))
             await end_all_sessions(tx, log, revocations=revocations, user_id=user_id)
-            return Reset(user_id, is_done=True, reset_at=reset_at, was_asked=False)
+            return Reset(is_done=True, reset_at=reset_at)
         if reset_at is not None and tx.now < reset_at:
-            return Reset(user_id, is_done=False, reset_at=reset_at, was_asked=False)
+            return Reset(is_done=False, reset_at=reset_at)
         reset_at = tx.now + waiting
         await store_factor(tx, keyring, user_id, reset_asked_at=tx.now, reset_at=reset_at)
         tell_devices(log, user_id, "reset_requested", reset_at=reset_at)
-        return Reset(user_id, is_done=False, reset_at=reset_at, was_asked=True)
+        record(tx, SecurityEvent("second_factor_reset_requested", user_id))
+        return Reset(is_done=False, reset_at=reset_at)
 
-    reset = await db.write(work)
-    if reset.is_done:
-        events.record(SecurityEvent("second_factor_reset", reset.user_id))
-    elif reset.was_asked:
-        events.record(SecurityEvent("second_factor_reset_requested", reset.user_id))
-    return reset
+    return await db.write(work)
 
 
-async def cancel_reset(
-    db: Database, keyring: Keyring, *, events: EventSink, caller: CurrentSession
-) -> None:
+async def cancel_reset(db: Database, keyring: Keyring, *, caller: CurrentSession) -> None:
     """Put a stop to it, from any device.
 
     Raises:
@@ -88,6 +82,7 @@ async def cancel_reset(
             raise TwoStepNotSet
         await store_factor(tx, keyring, caller.user_id, reset_asked_at=None, reset_at=None)
         tell_devices(log, caller.user_id, "reset_cancelled")
+        event = "second_factor_reset_cancelled"
+        record(tx, SecurityEvent(event, caller.user_id, caller.session_id))
 
     await db.write(work)
-    events.record(SecurityEvent("second_factor_reset_cancelled", caller.user_id, caller.session_id))

@@ -135,7 +135,6 @@ async def put_two_step(
         services.keyring,
         revocations=services.rules.one(RevocationList),
         hasher=services.rules.one(PasswordHasher),
-        events=services.events,
         caller=session,
         choice=Choice(body.password, body.totp),
         fresh_minutes=services.settings.two_step.fresh_minutes,
@@ -156,7 +155,6 @@ async def delete_two_step(
         services.db,
         services.keyring,
         revocations=services.rules.one(RevocationList),
-        events=services.events,
         caller=session,
         part=part,
         fresh_minutes=services.settings.two_step.fresh_minutes,
@@ -195,7 +193,6 @@ async def post_recovery_codes(services: ServicesDep, session: CurrentSessionDep)
     codes = await make_recovery_codes(
         services.db,
         keyring=services.keyring,
-        events=services.events,
         caller=session,
         fresh_minutes=services.settings.two_step.fresh_minutes,
     )
@@ -211,7 +208,6 @@ async def post_reset(services: ServicesDep, body: PasswordToken) -> Response:
         services.db,
         services.keyring,
         revocations=services.rules.one(RevocationList),
-        events=services.events,
         password_token=body.password_token,
         waiting=timedelta(days=services.settings.two_step.reset_days),
     )
@@ -221,5 +217,5 @@ async def post_reset(services: ServicesDep, body: PasswordToken) -> Response:
 @router.delete("/two-step/reset", status_code=204, responses=problem_responses(401, 404))
 async def delete_reset(services: ServicesDep, session: CurrentSessionDep) -> Response:
     """Cancel a reset of my second factor that was asked for."""
-    await cancel_reset(services.db, services.keyring, events=services.events, caller=session)
+    await cancel_reset(services.db, services.keyring, caller=session)
     return no_content()

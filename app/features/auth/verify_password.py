@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from app.features.audit.record import record
 from app.features.auth.errors import PasswordInvalid
 from app.features.auth.password_tokens import (
     HalfSignedIn,
@@ -93,18 +94,23 @@ async def verify_password(
             device_name=step.device_name or half.device_name,
             address=address,
         )
+        device_name = step.device_name or half.device_name
+        record(
+            tx,
+            SecurityEvent(
+                "signed_in",
+                half.user_id,
+                session.session_id,
+                {"is_new_user": False, "second_factor": True},
+                {"device_name": device_name} if device_name else {},
+            ),
+        )
         return SignedIn(
             session, is_new_user=False, user=await load_me(tx, keyring, user_id=half.user_id)
         )
 
     try:
-        signed_in = await db.write(work)
+        return await db.write(work)
     except PasswordInvalid:
         events.record(SecurityEvent("second_factor_refused", half.user_id))
         raise PasswordInvalid(attempts_left=half.attempts_left) from None
-    events.record(
-        SecurityEvent(
-            "signed_in", half.user_id, signed_in.tokens.session_id, {"second_factor": True}
-        )
-    )
-    return signed_in

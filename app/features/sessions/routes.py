@@ -42,7 +42,6 @@ async def refresh_token(
         services.keyring,
         tokens=services.tokens,
         revocations=services.rules.one(RevocationList),
-        events=services.events,
         limits=services.settings.tokens,
         refresh_token=body.refresh_token,
         address=address,
@@ -56,7 +55,6 @@ async def logout(services: ServicesDep, session: CurrentSessionDep) -> Response:
     await log_out(
         services.db,
         services.rules.one(RevocationList),
-        events=services.events,
         user_id=session.user_id,
         session_id=session.session_id,
     )
@@ -96,7 +94,6 @@ async def delete_session(
     await end_session(
         services.db,
         services.rules.one(RevocationList),
-        events=services.events,
         user_id=session.user_id,
         session_id=session_id,
     )
@@ -109,7 +106,6 @@ async def delete_other_sessions(services: ServicesDep, session: FreshSessionDep)
     await end_other_sessions(
         services.db,
         services.rules.one(RevocationList),
-        events=services.events,
         user_id=session.user_id,
         session_id=session.session_id,
     )
