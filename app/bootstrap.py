@@ -280,7 +280,10 @@ async def open_services(settings: Settings, secrets: Secrets, stack: AsyncExitSt
     db.write_events = event_writer(keyring)
     stack.push_async_callback(events.close, db, keyring)
     tokens = AccessTokens(
-        secrets.secret_key, lifetime=timedelta(minutes=settings.tokens.access_minutes), clock=clock
+        secrets.secret_key,
+        previous_keys=secrets.previous_secret_keys,
+        lifetime=timedelta(minutes=settings.tokens.access_minutes),
+        clock=clock,
     )
     register_sessions(rules, bus, access_lifetime=tokens.lifetime)
     register_auth(

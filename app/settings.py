@@ -159,6 +159,16 @@ class SecretSettings(Group):
     secret_key_file: Path | None = Field(
         None, alias="SECRET_KEY_FILE", description="File that holds SECRET_KEY instead."
     )
+    previous_secret_key: SecretStr | None = Field(
+        None,
+        alias="SECRET_KEY_PREVIOUS",
+        description="While SECRET_KEY is changed: the other key, whose tokens are accepted too; several with commas.",
+    )
+    previous_secret_key_file: Path | None = Field(
+        None,
+        alias="SECRET_KEY_PREVIOUS_FILE",
+        description="File that holds SECRET_KEY_PREVIOUS instead, one key a line.",
+    )
     master_key: SecretStr | None = Field(
         None,
         alias="MASTER_KEY",
