@@ -18,6 +18,10 @@ from app.settings import SettingsError
 INDEX_BYTES = 16
 
 _CHECK_NAME = "index_key_check"
+_WRONG_KEY = (
+    "INDEX_KEY: this is not the key that the indexes of this database were made with; "
+    "nothing was changed, start again with the right one"
+)
 
 
 class BlindIndex:
@@ -61,12 +65,15 @@ async def open_blind_index(db: Database, index_key: bytes) -> BlindIndex:
     check = index.check_value()
     stored = await db.read(_find_check) or await db.write(lambda tx: _keep_check(tx, check))
     if stored != check:
-        fault = (
-            "INDEX_KEY: this is not the key that the indexes of this database were made with; "
-            "nothing was changed, start again with the right one"
-        )
-        raise SettingsError([fault])
+        raise SettingsError([_WRONG_KEY])
     return index
+
+
+async def prove_index_key(db: Database, index_key: bytes) -> None:
+    """As `open_blind_index`, for a database that was set up before; reads only."""
+    stored = await db.read(_find_check)
+    if stored is not None and stored != BlindIndex(index_key).check_value():
+        raise SettingsError([_WRONG_KEY])
 
 
 async def _find_check(tx: Tx) -> str | None:

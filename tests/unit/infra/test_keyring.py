@@ -35,7 +35,7 @@ async def count_rows(db: Database) -> tuple[int | None, int | None]:
 async def test_processes_that_start_at_once_agree(db: Database) -> None:
     keyrings = await asyncio.gather(*(opened(db) for _ in range(8)))
     assert len({keyring.derive("bus") for keyring in keyrings}) == 1
-    assert await count_rows(db) == (1, 1)
+    assert await count_rows(db) == (2, 1)  # the server and the root
     keys = [await db.read(lambda tx, k=k: k.require(tx, SERVER_KEY)) for k in keyrings]
     sealed = keys[0].seal(b"x", **PLACE)
     assert all(key.open(sealed, **PLACE) == b"x" for key in keys)
@@ -65,7 +65,7 @@ async def test_lost_salt_or_server_key_is_never_replaced_under_data(db: Database
     await db.write(lambda tx: tx.execute(delete(ServerStateRow)))
     with pytest.raises(SettingsError, match="lost the row"):
         await opened(db)
-    assert await count_rows(db) == (1, 0)
+    assert await count_rows(db) == (2, 0)
 
 
 async def test_production_refuses_a_database_made_with_few_rounds(db: Database) -> None:
