@@ -278,7 +278,7 @@ async def prove_keys(settings: Settings) -> tuple[Secrets, Kek | None]:
             return load_secrets(settings), None
         secrets = load_secrets(settings, may_generate=False)
         kek = await prove_master_key(db, secrets.master_key)
-        await prove_index_key(db, secrets.index_key)
+        await prove_index_key(db, secrets.index_key, secrets.index_key_new)
     finally:
         await db.close()
     return secrets, kek
@@ -300,7 +300,7 @@ async def open_services(
         least_rounds=_LEAST_ROUNDS if settings.is_production else 1,
         kek=kek,
     )
-    index = await open_blind_index(db, secrets.index_key)
+    index = await open_blind_index(db, secrets.index_key, secrets.index_key_new)
     await _note_forms(db, settings.secrets)
     await db.read(keyring.watch)
     bus = _make_bus(settings, keyring)

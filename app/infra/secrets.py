@@ -3,11 +3,13 @@
 Production makes none up: a key that nobody chose is a key that nobody backed up.
 """
 
+import hmac
 import os
 import resource
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from pydantic import SecretStr
 
@@ -25,6 +27,7 @@ class Secrets:
     secret_key: bytes = field(repr=False)
     master_key: bytes = field(repr=False)
     index_key: bytes = field(repr=False)
+    index_key_new: bytes | None = field(default=None, repr=False)
 
 
 def disable_core_dumps() -> None:
@@ -65,7 +68,28 @@ def load_secrets(settings: Settings, *, may_generate: bool = True) -> Secrets:
         faults.append("SECRET_KEY, MASTER_KEY and INDEX_KEY must differ from each other")
     if faults:
         raise SettingsError(faults)
-    return Secrets(values["SECRET_KEY"], values["MASTER_KEY"], values["INDEX_KEY"])
+    newer = load_new_key(settings, "INDEX_KEY")
+    return Secrets(values["SECRET_KEY"], values["MASTER_KEY"], values["INDEX_KEY"], newer)
+
+
+def load_new_key(settings: Settings, name: Literal["MASTER_KEY", "INDEX_KEY"]) -> bytes | None:
+    """The key that `name` is being changed to; None: it is not.
+
+    Raises:
+        SettingsError: it is the present one, too weak for production, or cannot be read.
+    """
+    group = settings.secrets
+    sources = {
+        "MASTER_KEY": (group.master_key_new, group.master_key_new_file, group.master_key),
+        "INDEX_KEY": (group.index_key_new, group.index_key_new_file, group.index_key),
+    }
+    value, path, present = sources[name]
+    if value is None and path is None:
+        return None
+    key = _load(settings, f"{name}_NEW", value=value, path=path, may_generate=False)
+    if present is not None and hmac.compare_digest(present.get_secret_value().encode(), key):
+        raise SettingsError([f"{name}_NEW: this is the present {name}"])
+    return key
 
 
 def _load(

@@ -97,7 +97,7 @@ async def test_a_message_that_was_copied_over_another_shows_as_deleted(backend: 
     assert (await bruno.get(f"/messages/{second['id']}"))["is_deleted"] is True
     quoted = (await bruno.get(f"/messages/{reply['id']}"))["reply_to"]
     assert quoted == {"message_id": second["id"]}
-    await anna.patch(f"/messages/{second['id']}", {"text": "new"}, expect=404)
+    await anna.put(f"/messages/{second['id']}", {"text": "new"}, expect=404)
     await anna.post(
         "/messages/",
         {
@@ -136,7 +136,7 @@ async def test_an_edited_message_cannot_be_put_back(
     chat = await anna.private_chat(bruno)
     message, other = await anna.say(chat, "before"), await anna.say(chat, "other")
     row = await Row.take(backend, "messages", message["id"])
-    await anna.patch(f"/messages/{message['id']}", {"text": "after"})
+    await anna.put(f"/messages/{message['id']}", {"text": "after"})
     assert await texts_of(bruno, chat) == {message["id"]: "after", other["id"]: "other"}
     await row.put_back(*columns)
     assert await texts_of(bruno, chat) == {message["id"]: None, other["id"]: "other"}
@@ -159,7 +159,7 @@ async def test_an_earlier_name_cannot_be_put_back(backend: Backend) -> None:
     chat = await anna.private_chat(bruno)
     await anna.say(chat, "hello")
     row = await Row.take(backend, "users", anna.id)
-    await anna.patch("/users/me", {"first_name": "Renamed", "bio": "a new one"})
+    await anna.put("/users/me", {"first_name": "Renamed", "bio": "a new one"})
     await row.put_back()
 
     [message] = await bruno.history(chat)
@@ -169,7 +169,7 @@ async def test_an_earlier_name_cannot_be_put_back(backend: Backend) -> None:
     assert (await anna.get("/users/me"))["bio"] is None
     await expect_event(backend, "users", "first_name", anna.id)
     # A new name heals the row.
-    await anna.patch("/users/me", {"first_name": "Healed"})
+    await anna.put("/users/me", {"first_name": "Healed"})
     assert (await bruno.get(f"/users/{anna.id}"))["first_name"] == "Healed"
 
 
@@ -187,7 +187,7 @@ async def test_an_earlier_title_cannot_be_put_back(backend: Backend) -> None:
     anna, bruno = await backend.people(2)
     chat, other = await anna.group("Before", [bruno]), await anna.group("Other", [bruno])
     row = await Row.take(backend, "chats", chat["id"])
-    await anna.patch(f"/chats/{chat['id']}", {"title": "After"})
+    await anna.put(f"/chats/{chat['id']}", {"title": "After"})
     await row.put_back("title")
     titles = {item["id"]: item["title"] for item in await bruno.walk("/chats/")}
     assert titles == {chat["id"]: None, other["id"]: "Other"}
@@ -209,14 +209,14 @@ async def test_a_key_that_was_moved_opens_nothing_and_harms_nobody_else(backend:
     await drop_cached_keys(backend)
 
     async def is_shut() -> bool:
-        return await texts_of(bruno, broken) == {message["id"]: None}
+        return (await texts_of(bruno, broken))[message["id"]] is None
 
     await eventually(is_shut)
     await expect_event(backend, "keys", "wrapped", owner)
     await anna.post(
         "/messages/", {"chat_id": broken["id"], "text": "x"}, expect=503, code="key_unreadable"
     )
-    assert await texts_of(bruno, whole) == {other["id"]: "text"}
+    assert (await texts_of(bruno, whole))[other["id"]] == "text"
     await anna.say(whole, "more")
     assert clara.id
 

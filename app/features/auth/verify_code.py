@@ -168,7 +168,7 @@ async def _count_try(tx: Tx, keyring: Keyring, verification_id: str) -> _Counted
 
 async def _use(tx: Tx, index: BlindIndex, *, row_id: int, phone: str) -> None:
     """Use the code up. What it held is emptied; the row stays to know the address by."""
-    await tx.lock_names([f"phone:{index.phone(phone).hex()}"])
+    await tx.lock_names([f"phone:{digest.hex()}" for digest in index.phones(phone)])
     used = await tx.scalar(
         update(VerificationRow)
         .where(

@@ -32,6 +32,10 @@ def name_tokens(index: BlindIndex, name: str) -> set[bytes]:
     }
 
 
-def query_tokens(index: BlindIndex, query: str) -> set[bytes]:
-    """The tokens that a name must all have to be found by `query`; empty if it has no word."""
-    return {index.name_prefix(word[:_LONGEST_PREFIX]) for word in name_words(query)}
+def query_tokens(index: BlindIndex, query: str) -> tuple[set[bytes], int]:
+    """What a name is found by: the tokens of all words of `query` under every key, and how many of them
+    it must have. A name's tokens are all under one key.
+    """
+    prefixes = {word[:_LONGEST_PREFIX] for word in name_words(query)}
+    tokens = {one.name_prefix(prefix) for one in index.all() for prefix in prefixes}
+    return tokens, len(prefixes)

@@ -86,11 +86,10 @@ async def _find_phone(
     phone = find_phone(search.query, region=region)
     if phone is None:
         return [], None
-    indexes = [index.phone(phone)]
     budget = await spend_lookups(
-        tx, search.viewer, phone_indexes=indexes, per_day=search.lookups_per_day
+        tx, index, user_id=search.viewer, phones=[phone], per_day=search.lookups_per_day
     )
-    found = await find_by_phone(tx, viewer=search.viewer, phone_indexes=indexes)
+    found = await find_by_phone(tx, index, viewer=search.viewer, phones=[phone])
     return list(found.values()), budget
 
 
@@ -118,14 +117,14 @@ async def _find_names(
     tx: Tx, index: BlindIndex, search: Search, rules: Sequence[AcquaintanceRule]
 ) -> list[UserId]:
     """Whose name has a word for each word of the query."""
-    tokens = query_tokens(index, search.query)
+    tokens, count = query_tokens(index, search.query)
     if not tokens:
         return []
     statement = (
         select(UserNameTokenRow.user_id)
         .where(UserNameTokenRow.token.in_(tokens))
         .group_by(UserNameTokenRow.user_id)
-        .having(func.count() == len(tokens))
+        .having(func.count() == count)
         .order_by(UserNameTokenRow.user_id)
         .limit(MAX_RESULTS)
     )

@@ -12,7 +12,7 @@ from app.features.users.models import UsernameRow, UserRow
 from app.features.users.names import replace_name_tokens
 from app.features.users.people import Person, SealedColumn, load_people, reseal_fields
 from app.features.users.views import MeView
-from app.infra.cipher.blind_index import BlindIndex
+from app.infra.cipher.blind_index import BlindIndex, choose_index
 from app.infra.cipher.keyring import Keyring
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
@@ -72,7 +72,7 @@ async def update_profile(
             after = before | changed
             await replace_name_tokens(
                 tx,
-                index,
+                await choose_index(tx, index),
                 user_id,
                 first_name=cast("str", after["first_name"]),
                 last_name=cast("str | None", after["last_name"]),

@@ -6,6 +6,7 @@ of a transaction that was rolled back may be given out again, and their keys wit
 """
 
 import os
+import secrets as random_tokens
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,7 +44,7 @@ from app.infra.cipher.stored_forms import STATE_NAMES, kinds_that_hold_plain
 from app.infra.database.database import Database
 from app.infra.database.tables import ServerStateRow
 from app.infra.database.tx import Tx
-from app.infra.database.upsert import insert_ignore
+from app.infra.database.upsert import insert_ignore, upsert
 from app.kernel.ids import ChatId, UserId
 from app.kernel.problems import Unavailable
 from app.settings import SettingsError
@@ -277,6 +278,11 @@ class Keyring:
             self._cache.clear()
         self._generation = generation
         self._heard_at = asked_at
+
+    async def tell_all(self, tx: Tx) -> None:
+        """Let every process forget the keys that it holds: within `LEASE_SECONDS` they all have."""
+        row = {"name": GENERATION_NAME, "value": random_tokens.token_hex(8)}
+        await upsert(tx, ServerStateRow, [row], index=["name"], update=["value"])
 
     async def check_own_keys(self, tx: Tx) -> bool:
         """Whether the keys of the server itself exist and open.

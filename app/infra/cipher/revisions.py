@@ -30,7 +30,12 @@ class RevisionRow(Row):
 
 def revision_of(row_class: type[Row], row_id: SQLColumnExpression[int]) -> ColumnElement[int]:
     """A column of a SELECT, read in the same statement as the value: the two always belong together."""
-    place = literal_column(f"'{row_class.__tablename__}'", Text)
+    return revision_of_table(row_class.__tablename__, row_id)
+
+
+def revision_of_table(table: str, row_id: SQLColumnExpression[int]) -> ColumnElement[int]:
+    """As `revision_of`, by the table's name."""
+    place = literal_column(f"'{table}'", Text)
     found = select(RevisionRow.revision).where(
         RevisionRow.place == place, RevisionRow.row_id == row_id
     )
