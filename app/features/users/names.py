@@ -32,10 +32,10 @@ def name_tokens(index: BlindIndex, name: str) -> set[bytes]:
     }
 
 
-def query_tokens(index: BlindIndex, query: str) -> tuple[set[bytes], int]:
-    """What a name is found by: the tokens of all words of `query` under every key, and how many of them
-    it must have. A name's tokens are all under one key.
+def query_tokens(index: BlindIndex, query: str) -> list[list[bytes]]:
+    """For each word of `query`, the longest first, what a name must have one of: the word's token under each
+    key. A name's tokens are all under one.
     """
     prefixes = {word[:_LONGEST_PREFIX] for word in name_words(query)}
-    tokens = {one.name_prefix(prefix) for one in index.all() for prefix in prefixes}
-    return tokens, len(prefixes)
+    longest_first = sorted(prefixes, key=lambda prefix: (-len(prefix), prefix))
+    return [[one.name_prefix(prefix) for one in index.all()] for prefix in longest_first]
