@@ -185,6 +185,22 @@ class SecretSettings(Group):
     index_key_file: Path | None = Field(
         None, alias="INDEX_KEY_FILE", description="File that holds INDEX_KEY instead."
     )
+    master_key_new: SecretStr | None = Field(
+        None,
+        alias="MASTER_KEY_NEW",
+        description="The next MASTER_KEY, for `python -m app.admin keys rotate` alone.",
+    )
+    master_key_new_file: Path | None = Field(
+        None, alias="MASTER_KEY_NEW_FILE", description="File that holds MASTER_KEY_NEW instead."
+    )
+    index_key_new: SecretStr | None = Field(
+        None,
+        alias="INDEX_KEY_NEW",
+        description="The next INDEX_KEY, for servers and `python -m app.admin keys rebuild-index`.",
+    )
+    index_key_new_file: Path | None = Field(
+        None, alias="INDEX_KEY_NEW_FILE", description="File that holds INDEX_KEY_NEW instead."
+    )
     pbkdf2_rounds: int = Field(
         600_000,
         alias="PBKDF2_ROUNDS",
