@@ -29,6 +29,9 @@ from app.infra.database.errors import CONNECT_ERRORS
 from app.infra.database.migrate import migrate
 from app.infra.database.process_lock import ProcessLock, SecondProcessError
 from app.infra.database.tx import Tx
+from app.infra.limits.memory import MemoryLimiter
+from app.infra.limits.port import Limiter
+from app.infra.limits.redis import RedisLimiter
 from app.infra.logging.events import LoggedEvents
 from app.infra.logging.setup import configure_logging
 from app.infra.presence.memory import MemoryPresence
@@ -282,6 +285,8 @@ async def open_services(settings: Settings, secrets: Secrets, stack: AsyncExitSt
             rules.register(entry.kind, entry.rule)
     presence = _make_presence(settings)
     stack.push_async_callback(presence.close)
+    limiter = _make_limiter(settings)
+    stack.push_async_callback(limiter.close)
     sms = choose_sms(settings)
     stack.push_async_callback(sms.close)
     return Services(
@@ -295,6 +300,7 @@ async def open_services(settings: Settings, secrets: Secrets, stack: AsyncExitSt
         sms=sms,
         bus=bus,
         presence=presence,
+        limiter=limiter,
         events=LoggedEvents(),
         rules=rules,
     )
@@ -310,6 +316,12 @@ def _make_presence(settings: Settings) -> PresenceStore:
     if settings.redis.use:
         return RedisPresence(settings.redis.url.get_secret_value())
     return MemoryPresence()
+
+
+def _make_limiter(settings: Settings) -> Limiter:
+    if settings.redis.use:
+        return RedisLimiter(settings.redis.url.get_secret_value())
+    return MemoryLimiter()
 
 
 async def _check_stop(stop: Stop) -> None:

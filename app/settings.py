@@ -362,6 +362,101 @@ class PeopleSettings(Group):
     )
 
 
+class LimitSettings(Group):
+    """How often one account, or one address before sign-in, may call. Each class counts by itself."""
+
+    enabled: bool = Field(
+        default=True,
+        alias="ENABLE_RATE_LIMITS",
+        description="Count calls and refuse those over a limit; off only for tests and benchmarks.",
+    )
+    requests: int = Field(
+        600,
+        alias="RATE_LIMIT_REQUESTS",
+        ge=1,
+        description="API calls of one account, or of one address before sign-in, in RATE_LIMIT_WINDOW.",
+    )
+    window_seconds: int = Field(
+        60,
+        alias="RATE_LIMIT_WINDOW",
+        ge=1,
+        le=86_400,
+        description="Seconds in which RATE_LIMIT_REQUESTS are counted.",
+    )
+    sign_in: int = Field(
+        30,
+        alias="RATE_LIMIT_SIGN_IN",
+        ge=1,
+        description="Requests for sign-in codes from one address in 10 minutes; see also SMS_LIMIT_....",
+    )
+    code_checks: int = Field(
+        60,
+        alias="RATE_LIMIT_CODE_CHECKS",
+        ge=1,
+        description="Tries of codes and passwords from one address in 10 minutes.",
+    )
+    search: int = Field(
+        100,
+        alias="RATE_LIMIT_SEARCH",
+        ge=1,
+        description="Searches for people by one account in a minute.",
+    )
+    contact_import: int = Field(
+        60,
+        alias="RATE_LIMIT_CONTACT_IMPORT",
+        ge=1,
+        description="Imports of contacts (up to 500 each) by one account in an hour.",
+    )
+    sends: int = Field(
+        120,
+        alias="RATE_LIMIT_SENDS",
+        ge=1,
+        description="Messages sent by one account in a minute; ten forwarded ones count as one.",
+    )
+    sends_per_chat: int = Field(
+        60,
+        alias="RATE_LIMIT_SENDS_PER_CHAT",
+        ge=1,
+        description="Messages sent by one account to one chat in a minute.",
+    )
+    sends_burst: int = Field(
+        30,
+        alias="RATE_LIMIT_SENDS_BURST",
+        ge=1,
+        description="Messages sent by one account in 10 seconds.",
+    )
+    typing: int = Field(
+        120,
+        alias="RATE_LIMIT_TYPING",
+        ge=1,
+        description="Typing signals of one account in a minute.",
+    )
+    reads: int = Field(
+        600,
+        alias="RATE_LIMIT_READS",
+        ge=1,
+        description="Read marks moved by one account in a minute.",
+    )
+    catch_up: int = Field(
+        600,
+        alias="RATE_LIMIT_CATCH_UP",
+        ge=1,
+        description="Differences and resumes of one account in a minute.",
+    )
+    calls: int = Field(
+        600,
+        alias="RATE_LIMIT_CALLS",
+        ge=1,
+        description="Call signals of one account in a minute.",
+    )
+    sockets: int = Field(
+        120,
+        alias="RATE_LIMIT_SOCKETS",
+        ge=1,
+        description="Sockets opened by one account in a minute; one more is closed with 4429.",
+    )
+
+
 class UpdateSettings(Group):
     """How far back devices catch up."""
 
@@ -412,6 +507,7 @@ class Settings:
     tokens: TokenSettings
     websocket: WebSocketSettings
     people: PeopleSettings
+    limits: LimitSettings
     updates: UpdateSettings
     log: LogSettings
 
@@ -443,6 +539,7 @@ GROUPS: dict[str, type[Group]] = {
     "tokens": TokenSettings,
     "websocket": WebSocketSettings,
     "people": PeopleSettings,
+    "limits": LimitSettings,
     "updates": UpdateSettings,
     "log": LogSettings,
 }

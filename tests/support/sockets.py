@@ -99,7 +99,7 @@ class Socket:
         )
         if answer["type"] == "error":
             raise FrameRefused(answer["error"])
-        assert answer["type"] in {"ack", "pong"}, answer
+        assert answer["type"] in {"ack", "pong", "resumed"}, answer
         return answer.get("data") or {}
 
     async def refused(self, type_: str, data: object, code: str) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from app.features.sessions.routes import render_tokens
 from app.transport.http.answers import ok
 from app.transport.http.client_address import ClientAddressDep
 from app.transport.http.dependencies import ServicesDep
+from app.transport.http.limits import limited_by
 from app.transport.http.problems import problem_responses
 from app.transport.http.routing import SliceRouter
+from app.transport.limits import LimitClass
 
 router = SliceRouter(prefix="/auth", tags=["Auth"])
 
@@ -21,6 +23,7 @@ router = SliceRouter(prefix="/auth", tags=["Auth"])
 @router.post(
     "/send-verification", response_model=Verification, responses=problem_responses(429, 503)
 )
+@limited_by(LimitClass.SIGN_IN)
 async def post_send_verification(
     services: ServicesDep, address: ClientAddressDep, body: SendVerification
 ) -> Response:
@@ -50,6 +53,7 @@ async def post_send_verification(
 
 
 @router.post("/verify-code", response_model=SignedIn, responses=problem_responses(400))
+@limited_by(LimitClass.CODE_CHECKS)
 async def post_verify_code(services: ServicesDep, body: VerifyCode) -> Response:
     """Sign in with a code. A phone without an account gets one, with the names given here."""
     signed_in = await verify_code(
