@@ -56,14 +56,16 @@ class CounterStorage(MemoryStorage):
         self._max_counters = max_counters
         self._monotonic = monotonic
         self._swept_at = monotonic()
+        # The library wraps what a class defines, once a level: measured, half of the cost of a draw.
+        self.get, self.incr, self.decr = self._get, self._incr, self._decr
 
-    async def get(self, key: str) -> int:
+    async def _get(self, key: str) -> int:
         if self.expirations.get(key, 0.0) <= self._monotonic():
             self._forget(key)
         return self.storage.get(key, 0)
 
-    async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
-        count = await self.get(key) + amount
+    async def _incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        count = await self._get(key) + amount
         if count == amount:
             now = self._monotonic()
             self._make_room(now)
@@ -71,8 +73,8 @@ class CounterStorage(MemoryStorage):
         self.storage[key] = count
         return count
 
-    async def decr(self, key: str, amount: int = 1) -> int:
-        count = max(0, await self.get(key) - amount)
+    async def _decr(self, key: str, amount: int = 1) -> int:
+        count = max(0, await self._get(key) - amount)
         if key in self.storage:
             self.storage[key] = count
         return count
