@@ -47,20 +47,19 @@ from app.kernel.cursors import CursorCodec
 from app.kernel.problems import Unavailable
 from app.kernel.rules import Rules
 from app.settings import Settings, SettingsError, load_settings
+from app.transport.http.bare_server import harden
 from app.transport.http.health import health_router
 from app.transport.http.middleware import install_edge
 from app.transport.http.pages import install_pages
 from app.transport.http.problems import install_problem_handlers
+from app.transport.http.security_headers import SecurityHeadersMiddleware
 from app.transport.jobs import JobRunner
-from app.transport.stopping import CLOSING_SECONDS, Stop
+from app.transport.stopping import CLOSING_SECONDS, Stop, find_server
 from app.transport.websocket.asyncapi import install_asyncapi
 
 VERSION = "0.1.0"
 API_PREFIX = "/api/v1"
-_LAUNCHER_ADDS = (
-    "a deadline for the head of requests, a concurrency cap, faster sockets, no deflate, "
-    "no belief in proxy headers, no Server header"
-)
+_LAUNCHER_ADDS = "faster sockets, no deflate, no belief in proxy headers"
 _LEAST_ROUNDS = 600_000
 _LEAST_CODE_ROUNDS = 10
 
@@ -123,8 +122,11 @@ class StartGuard:
             return
         watch_supervisor()
         stop: Stop = app.state.stop
+        server = find_server()
         stop.watch()
         if not is_launched():
+            if server is not None:
+                harden(server, max_connections=app.state.settings.server.max_connections)
             log.warning("started_without_launcher", python_m_app_adds=_LAUNCHER_ADDS)
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -223,6 +225,10 @@ def build_app(settings: Settings) -> FastAPI:
         trusted_proxies=settings.server.trusted_proxies,
         max_body_size=settings.server.max_body_size,
     )
+    if settings.server.enable_security_headers:
+        app.add_middleware(
+            SecurityHeadersMiddleware, trusted_proxies=settings.server.trusted_proxies
+        )
     return app
 
 

@@ -81,6 +81,17 @@ class ServerSettings(Group):
         alias="TRUSTED_PROXIES",
         description="Networks of our own proxies, with commas; only they may name the client by X-Forwarded-For.",
     )
+    enable_security_headers: bool = Field(
+        default=True,
+        alias="ENABLE_SECURITY_HEADERS",
+        description="Send Content-Security-Policy and the like with every answer, and HSTS over HTTPS.",
+    )
+    max_connections: int = Field(
+        20_000,
+        alias="MAX_CONNECTIONS",
+        ge=1,
+        description="Connections of one worker of `python -m app`; with more, requests are answered 503.",
+    )
     max_body_size: int = Field(
         1_048_576,
         alias="MAX_BODY_SIZE",
@@ -252,6 +263,24 @@ class SmsSettings(Group):
         alias="SMS_LIMIT_PER_PREFIX",
         ge=1,
         description="Codes to one number prefix (country and area) in an hour.",
+    )
+    limit_per_prefix_day: int = Field(
+        1000,
+        alias="SMS_LIMIT_PER_PREFIX_DAY",
+        ge=1,
+        description="Codes to one number prefix in 24 hours.",
+    )
+    limit_per_country: int = Field(
+        5000,
+        alias="SMS_LIMIT_PER_COUNTRY",
+        ge=1,
+        description="Codes to one country in 24 hours.",
+    )
+    limit_in_all: int = Field(
+        20_000,
+        alias="SMS_LIMIT_IN_ALL",
+        ge=1,
+        description="Codes in 24 hours, whoever asks and wherever to: what a day may cost at most.",
     )
     limit_per_day: int = Field(
         20,
@@ -448,6 +477,18 @@ class LimitSettings(Group):
         alias="RATE_LIMIT_CALLS",
         ge=1,
         description="Call signals of one account in a minute.",
+    )
+    outreach: int = Field(
+        300,
+        alias="RATE_LIMIT_OUTREACH",
+        ge=1,
+        description="New private chats, groups, channels, invites and additions of members by one account in 24 hours.",
+    )
+    outreach_new: int = Field(
+        50,
+        alias="RATE_LIMIT_OUTREACH_NEW",
+        ge=1,
+        description="The same for an account younger than seven days.",
     )
     sockets: int = Field(
         120,

@@ -126,6 +126,12 @@ def require_unspent(services: Services, draws: Sequence[Draw]) -> None:
         _refuse(services, services.limiter.find_refusals(draws))
 
 
+def is_spent(services: Services, address: str) -> bool:
+    """Whether this worker knows that an address has used up what it has before sign-in."""
+    draws = list_draws(services, LimitClass.API, user_id=None, address=address)
+    return services.settings.limits.enabled and bool(services.limiter.find_refusals(draws))
+
+
 def render_standings(standings: Sequence[Standing]) -> dict[str, str]:
     """`RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11)."""
     policies = [f'"{s.quota.name}";q={s.quota.limit};w={s.quota.window_seconds}' for s in standings]

@@ -35,6 +35,7 @@ TIGHT = {
     "RATE_LIMIT_CATCH_UP": "3",
     "RATE_LIMIT_CALLS": "3",
     "RATE_LIMIT_SOCKETS": "4",
+    "RATE_LIMIT_OUTREACH_NEW": "3",
 }
 # Structured fields (RFC 9651): a list of strings with integer parameters.
 _POLICY = re.compile(r'"[a-z-]+";q=\d+;w=\d+(, "[a-z-]+";q=\d+;w=\d+)*')
@@ -234,6 +235,46 @@ async def test_sockets_are_opened_so_often_and_no_more(limited: Backend) -> None
         await (await anna.connect(token=anna.access_token)).close()
     socket = await anna.connect(token=anna.access_token, hello=False)
     await socket.expect_close(4429)
+
+
+async def test_guessing_tickets_ends_with_4429(limited: Backend) -> None:
+    anna = await sign_up(limited)
+    head = {"X-Forwarded-For": new_address()}
+    codes: Counter[int | None] = Counter()
+    for number in range(CALLS + 5):
+        token = f"{anna.access_token[:-8]}{number:08}"
+        socket = await limited.stranger().connect(token=token, hello=False, additional_headers=head)
+        await socket.closed()
+        codes[socket.close_code] += 1
+    assert codes.keys() == {4401, 4429}
+    assert codes[4401] in {CALLS, CALLS + 1}
+    # From there tickets are not even looked at; a signed token needs no look into the database.
+    if limited.name == "sqlite":  # of several workers each learns it by its own refusal
+        ticket = await anna.ticket()
+        refused = await anna.connect(token=ticket, hello=False, additional_headers=head)
+        await refused.expect_close(4429)
+    await (await anna.connect(token=anna.access_token, additional_headers=head)).settle()
+
+
+async def test_a_new_account_turns_to_so_many_people_and_no_more(limited: Backend) -> None:
+    anna = await sign_up(limited)
+    others = [await sign_up(limited) for _ in range(4)]
+    chats = [await anna.private_chat(others[n]) for n in range(2)]
+    group = await anna.group("Three of three")
+    for body in (
+        {"type": "private", "user_id": others[2].id},
+        {"type": "group", "title": "x"},
+        {"type": "channel", "title": "x"},
+    ):
+        check_limited(await anna.call("POST", "/chats/", body))
+    members = {"user_ids": [others[3].id]}
+    check_limited(await anna.call("POST", f"/chats/{group['id']}/members", members))
+    check_limited(await anna.call("POST", f"/chats/{group['id']}/invites", {}))
+    # Whom one has talked to already, and oneself, one may turn to again.
+    assert (await anna.private_chat(others[0]))["id"] == chats[0]["id"]
+    await anna.private_chat(anna)
+    # And whoever is turned to may answer.
+    await others[0].say(chats[0], "hello")
 
 
 async def test_every_route_of_the_document_is_limited(limited: Backend) -> None:

@@ -35,6 +35,7 @@ async def post_send_verification(
         index=services.index,
         hasher=services.rules.one(CodeHasher),
         events=services.events,
+        limiter=services.limiter,
         limits=services.settings.sms,
         phone=body.phone,
         address=address,

@@ -22,10 +22,12 @@ from app.features.sessions.authenticate import authenticate_socket
 from app.features.sessions.errors import TokenRefused
 from app.infra.logging.context import current_log_context
 from app.infra.services import Services
+from app.infra.tokens.opaque import Purpose, is_token
 from app.kernel.problems import Invalid, Problem, RateLimited
+from app.transport.http.client_address import find_address
 from app.transport.http.problems import INTERNAL_ERROR_CODE, field_errors
 from app.transport.http.strict_json import JsonValue
-from app.transport.limits import LimitClass, take
+from app.transport.limits import LimitClass, is_spent, take
 from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
 from app.transport.websocket.frames import (
@@ -62,11 +64,17 @@ def socket_endpoint(*, of_chat: bool) -> ASGIApp:
         ):
             await send({"type": "websocket.close", "code": int(CloseCode.NOT_ALLOWED)})
             return
-        answer = await admit(
-            gateway.services, gateway.hub, token=parameters["token"], chat_text=chat_text
-        )
+        services, token = gateway.services, parameters["token"]
+        address = find_address(scope)
+        if is_token(token, Purpose.TICKET) and is_spent(services, address):
+            # A ticket costs a transaction, be it good or not: guessing them must not.
+            answer: Admission | CloseCode = CloseCode.TOO_MANY
+        else:
+            answer = await admit(services, gateway.hub, token=token, chat_text=chat_text)
+        if answer is CloseCode.NOT_SIGNED_IN:
+            answer = await _count_refusal(services, address)
         if isinstance(answer, Admission):
-            answer = await _count_opening(gateway.services, answer)
+            answer = await _count_opening(services, answer)
         if gateway.is_stopping:
             answer = CloseCode.SERVICE_RESTART
         await send({"type": "websocket.accept"})
@@ -85,6 +93,15 @@ async def _count_opening(services: Services, admission: Admission) -> Admission 
     except RateLimited:
         return CloseCode.TOO_MANY
     return admission
+
+
+async def _count_refusal(services: Services, address: str) -> CloseCode:
+    """Bad tokens count as those of requests do: for the address."""
+    try:
+        await take(services, LimitClass.API, user_id=None, address=address)
+    except RateLimited:
+        return CloseCode.TOO_MANY
+    return CloseCode.NOT_SIGNED_IN
 
 
 class _Endpoint:

@@ -36,7 +36,9 @@ class RedisLimiter:
 
     def __init__(self, url: str) -> None:
         self._client: Any = make_redis(url)
-        self._limiter = SlidingWindowCounterRateLimiter(_make_storage(self._client))
+        self._line = _Line(self._client)
+        storage = _make_storage(self._client, self._line)
+        self._limiter = SlidingWindowCounterRateLimiter(storage)
         self._own = MemoryLimiter()
         self._refusals = Refusals()
         self._rest_until = 0.0
@@ -56,6 +58,7 @@ class RedisLimiter:
         return self._refusals.find(draws)
 
     async def close(self) -> None:
+        self._line.close()
         await self._client.aclose()
 
     async def _ask(self, draws: Sequence[Draw]) -> list[Standing] | None:
@@ -87,7 +90,7 @@ def _without_common_counters(draw: Draw) -> Draw:
     return replace(draw, quota=replace(draw.quota, limit=limit), cost=min(draw.cost, limit))
 
 
-def _make_storage(client: Any) -> RedisStorage:
+def _make_storage(client: Any, line: "_Line") -> RedisStorage:
     """The library's, whose scripts we send ourselves: it would make a round trip of each."""
     storage = RedisStorage(
         "redis://",  # where to go the pool knows
@@ -96,7 +99,6 @@ def _make_storage(client: Any) -> RedisStorage:
         connection_pool=client.connection_pool,
     )
     bridge = cast("Any", storage.bridge)
-    line = _Line(client)
     for name in ("lua_sliding_window", "lua_acquire_sliding_window"):
         setattr(bridge, name, _Script(line, getattr(bridge, name)))
     return storage
@@ -141,6 +143,11 @@ class _Line:
             self._sender = asyncio.create_task(self._send_waiting(), name="limits-send")
         return await answer
 
+    def close(self) -> None:
+        """Whoever still waits is cancelled."""
+        if self._sender is not None:
+            self._sender.cancel()
+
     async def _send_waiting(self) -> None:
         try:
             while self._waiting:
@@ -153,11 +160,20 @@ class _Line:
             self._waiting.clear()
 
     async def _send_batch(self, batch: Sequence[tuple[_Call, "asyncio.Future[object]"]]) -> None:
+        answers: Sequence[object] = [TimeoutError()] * len(batch)  # of a call that was cut short
         try:
             async with asyncio.timeout(_CALL_SECONDS):
                 answers = await self._execute([call for call, _ in batch])
         except _FAILURES as error:
             answers = [error] * len(batch)
+        finally:
+            self._hand_out(batch, answers)
+
+    def _hand_out(
+        self,
+        batch: Sequence[tuple[_Call, "asyncio.Future[object]"]],
+        answers: Sequence[object],
+    ) -> None:
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():
                 continue

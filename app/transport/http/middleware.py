@@ -45,7 +45,7 @@ class HeadersTooLarge(BadRequest):
 
 
 def install_edge(app: FastAPI, *, trusted_proxies: Sequence[Network], max_body_size: int) -> None:
-    """Put the edge around `app`; call it after every other `add_middleware`, so that it is outermost."""
+    """Put the edge around `app`; call it after every other `add_middleware` but that of security headers."""
     app.state.max_body_size = max_body_size
     app.add_middleware(EdgeMiddleware, trusted_proxies=trusted_proxies)
 
