@@ -1,7 +1,7 @@
 # Needs make and Python 3.11 or newer. Everything is installed into .venv from the locks.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench faults promises fuzz docs audit migration lock clean runtime dev
+.PHONY: help run test check format bench storm faults promises fuzz docs audit migration lock clean runtime dev
 
 runtime:
 	@sh scripts/venv.sh requirements.txt
@@ -29,7 +29,10 @@ format: dev ## let ruff format the code and mend what it can
 	.venv/bin/ruff format .
 
 bench: dev ## measure a real server under load, on SQLite and on PostgreSQL with Redis
-	@.venv/bin/python -m benchmarks.run $(args)
+	@PYTHONPATH=clients/python/src .venv/bin/python -m benchmarks.run $(args)
+
+storm: dev ## measure what 2,000 clients that come back at once cost, on both databases
+	@PYTHONPATH=clients/python/src .venv/bin/python -m benchmarks.storm $(args)
 
 fuzz: dev ## the generated tests with full numbers of examples; takes long
 	@HYPOTHESIS_PROFILE=fuzz .venv/bin/python -m pytest tests/unit tests/contract $(args)

@@ -12,6 +12,8 @@ from sqlalchemy.exc import DBAPIError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.catalog import FEATURES
+from app.features.audit.feature import register_audit
+from app.features.audit.write import event_writer
 from app.features.auth.feature import register_auth
 from app.features.gateway.runtime import Gateway
 from app.features.gateway.schemas import OWN_FRAMES
@@ -32,7 +34,6 @@ from app.infra.database.tx import Tx
 from app.infra.limits.memory import MemoryLimiter
 from app.infra.limits.port import Limiter
 from app.infra.limits.redis import RedisLimiter
-from app.infra.logging.events import LoggedEvents
 from app.infra.logging.setup import configure_logging
 from app.infra.presence.memory import MemoryPresence
 from app.infra.presence.port import PresenceStore
@@ -281,6 +282,9 @@ async def open_services(settings: Settings, secrets: Secrets, stack: AsyncExitSt
     )
     bus = _make_bus(settings, keyring)
     rules = Rules()
+    events = register_audit(rules, clock)
+    db.write_events = event_writer(keyring)
+    stack.push_async_callback(events.close, db, keyring)
     tokens = AccessTokens(
         secrets.secret_key, lifetime=timedelta(minutes=settings.tokens.access_minutes), clock=clock
     )
@@ -307,7 +311,7 @@ async def open_services(settings: Settings, secrets: Secrets, stack: AsyncExitSt
         bus=bus,
         presence=presence,
         limiter=limiter,
-        events=LoggedEvents(),
+        events=events,
         rules=rules,
     )
 

@@ -87,7 +87,8 @@ async def take(
     Raises:
         RateLimited: rate_limited, with Retry-After and the same headers.
     """
-    return await take_draws(services, list_draws(services, limit, user_id=user_id, address=address))
+    draws = list_draws(services, limit, user_id=user_id, address=address)
+    return await take_draws(services, draws, user_id=user_id)
 
 
 def list_draws(
@@ -103,7 +104,9 @@ def list_draws(
     return [Draw(quota, whose, is_strict=is_by_address(limit)) for quota in quotas]
 
 
-async def take_draws(services: Services, draws: Sequence[Draw]) -> dict[str, str]:
+async def take_draws(
+    services: Services, draws: Sequence[Draw], *, user_id: UserId | None
+) -> dict[str, str]:
     """As `take`, for draws of one's own making.
 
     Raises:
@@ -112,18 +115,18 @@ async def take_draws(services: Services, draws: Sequence[Draw]) -> dict[str, str
     if not services.settings.limits.enabled:
         return {}
     standings = await services.limiter.take(draws)
-    _refuse(services, standings)
+    _refuse(services, standings, user_id=user_id)
     return render_standings(standings)
 
 
-def require_unspent(services: Services, draws: Sequence[Draw]) -> None:
+def require_unspent(services: Services, draws: Sequence[Draw], *, user_id: UserId) -> None:
     """Refuse at once, without counting, who is known to have used these up: before a body is read.
 
     Raises:
         RateLimited
     """
     if services.settings.limits.enabled:
-        _refuse(services, services.limiter.find_refusals(draws))
+        _refuse(services, services.limiter.find_refusals(draws), user_id=user_id)
 
 
 def is_spent(services: Services, address: str) -> bool:
@@ -142,12 +145,14 @@ def render_standings(standings: Sequence[Standing]) -> dict[str, str]:
     return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)}
 
 
-def _refuse(services: Services, standings: Sequence[Standing]) -> None:
+def _refuse(services: Services, standings: Sequence[Standing], *, user_id: UserId | None) -> None:
     refused = [standing for standing in standings if not standing.is_allowed]
     if not refused:
         return
     worst = max(refused, key=lambda standing: standing.reset_seconds)
-    services.events.record(SecurityEvent("rate_limited", details={"limit": worst.quota.name}))
+    services.events.record(
+        SecurityEvent("rate_limited", user_id, details={"limit": worst.quota.name})
+    )
     raise RateLimited(
         retry_after=max(1, math.ceil(worst.reset_seconds)),
         headers=render_standings(standings),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select, update
 
+from app.features.audit.record import record
 from app.features.auth.codes import CodeHasher
 from app.features.auth.errors import CodeExpired, CodeInvalid
 from app.features.auth.limits import count_wrong_guesses, tries_allowed
@@ -21,7 +22,7 @@ from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.infra.tokens.access import AccessTokens
 from app.kernel.events import EventSink, SecurityEvent
-from app.kernel.ids import UserId
+from app.kernel.ids import SessionId, UserId
 from app.kernel.scopes import user_scope
 from app.kernel.text import clean_name
 from app.settings import TokenSettings
@@ -82,7 +83,9 @@ async def verify_code(
     _check_names(attempt)
     counted = await db.write(lambda tx: _count_try(tx, keyring, attempt.verification_id))
     if not await hasher.matches(attempt.verification_id, attempt.code, counted.code_hash):
-        events.record(SecurityEvent("sign_in_refused", details={"verification": counted.row_id}))
+        subject = index.phone(counted.phone).hex()
+        details = {"verification": counted.row_id}
+        events.record(SecurityEvent("sign_in_refused", details=details, subject=subject))
         raise CodeInvalid(attempts_left=counted.attempts_left)
 
     async def work(tx: Tx) -> SignedIn:
@@ -101,19 +104,19 @@ async def verify_code(
             user_id=user_id,
             device_name=attempt.device_name,
         )
+        _record(tx, user_id, session.session_id, attempt, is_new_user=known is None)
         me = await load_me(tx, keyring, user_id=user_id)
         return SignedIn(session, known is None, me)
 
-    signed_in = await db.write(work)
-    events.record(
-        SecurityEvent(
-            "signed_in",
-            UserId(signed_in.user["id"]),
-            signed_in.tokens.session_id,
-            {"is_new_user": signed_in.is_new_user},
-        )
-    )
-    return signed_in
+    return await db.write(work)
+
+
+def _record(
+    tx: Tx, user_id: UserId, session_id: SessionId, attempt: Attempt, *, is_new_user: bool
+) -> None:
+    device = {"device_name": attempt.device_name} if attempt.device_name else {}
+    details = {"is_new_user": is_new_user}
+    record(tx, SecurityEvent("signed_in", user_id, session_id, details, device))
 
 
 def _check_names(attempt: Attempt) -> None:

@@ -42,4 +42,4 @@ async def count_outreach(services: Services, user_id: UserId) -> None:
         settings.outreach_new if is_new else settings.outreach,
         int(_DAY.total_seconds()),
     )
-    await take_draws(services, [Draw(quota, str(user_id))])
+    await take_draws(services, [Draw(quota, str(user_id))], user_id=user_id)

@@ -28,4 +28,4 @@ async def count_send(services: Services, user_id: UserId, body: SendMessage) -> 
     ]
     in_chat = chat_quota(settings)
     draws.append(Draw(in_chat, f"{user_id}-{body.chat_id}", cost=min(count, in_chat.limit)))
-    return await take_draws(services, draws)
+    return await take_draws(services, draws, user_id=user_id)

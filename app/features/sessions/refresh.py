@@ -11,6 +11,7 @@ from enum import Enum, auto
 
 from sqlalchemy import insert, select, update
 
+from app.features.audit.record import record
 from app.features.sessions.end import end_sessions
 from app.features.sessions.errors import RefreshTokenInvalid
 from app.features.sessions.models import RefreshTokenRow, SessionRow
@@ -22,7 +23,7 @@ from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.infra.tokens.access import AccessTokens
 from app.infra.tokens.opaque import Purpose, hash_token, new_token
-from app.kernel.events import EventSink, SecurityEvent
+from app.kernel.events import SecurityEvent
 from app.kernel.ids import SessionId, UserId
 from app.kernel.scopes import user_scope
 from app.settings import TokenSettings
@@ -61,7 +62,6 @@ async def refresh_session(
     *,
     tokens: AccessTokens,
     revocations: RevocationList,
-    events: EventSink,
     limits: TokenSettings,
     refresh_token: str,
 ) -> SessionTokens:
@@ -74,13 +74,14 @@ async def refresh_session(
     if token_hash is None:
         raise RefreshTokenInvalid
 
-    async def work(tx: Tx) -> SessionTokens | SecurityEvent | None:
+    async def work(tx: Tx) -> SessionTokens | None:
         presented = await _lock_and_read(tx, token_hash)
         verdict = _judge(presented, tx.now)
         if presented is None or verdict is _Verdict.REFUSE:
             return None
         if verdict is _Verdict.REPLAYED:
-            return await _end_replayed(tx, revocations, presented)
+            await _end_replayed(tx, revocations, presented)
+            return None
         if verdict is _Verdict.REPEAT:
             token = await _open_successor(tx, keyring, presented)
         else:
@@ -88,12 +89,10 @@ async def refresh_session(
         return _issue(tx, tokens, presented, token)
 
     outcome = await db.write(work)
-    if isinstance(outcome, SessionTokens):
-        return outcome
-    # The end of the session had to be committed, so the refusal comes only now.
-    if outcome is not None:
-        events.record(outcome)
-    raise RefreshTokenInvalid
+    if outcome is None:
+        # The end of the session had to be committed, so the refusal comes only now.
+        raise RefreshTokenInvalid
+    return outcome
 
 
 async def _lock_and_read(tx: Tx, token_hash: bytes) -> _Presented | None:
@@ -188,9 +187,7 @@ async def _open_successor(tx: Tx, keyring: Keyring, presented: _Presented) -> st
     ).decode()
 
 
-async def _end_replayed(
-    tx: Tx, revocations: RevocationList, presented: _Presented
-) -> SecurityEvent:
+async def _end_replayed(tx: Tx, revocations: RevocationList, presented: _Presented) -> None:
     log = await lock_scopes(tx, [user_scope(presented.user_id)])
     await end_sessions(
         tx,
@@ -199,7 +196,7 @@ async def _end_replayed(
         user_id=presented.user_id,
         session_ids=[presented.session_id],
     )
-    return SecurityEvent("refresh_token_replayed", presented.user_id, presented.session_id)
+    record(tx, SecurityEvent("refresh_token_replayed", presented.user_id, presented.session_id))
 
 
 def _issue(

@@ -38,7 +38,6 @@ async def refresh_token(services: ServicesDep, body: RefreshToken) -> Response:
         services.keyring,
         tokens=services.tokens,
         revocations=services.rules.one(RevocationList),
-        events=services.events,
         limits=services.settings.tokens,
         refresh_token=body.refresh_token,
     )
@@ -51,7 +50,6 @@ async def logout(services: ServicesDep, session: CurrentSessionDep) -> Response:
     await log_out(
         services.db,
         services.rules.one(RevocationList),
-        events=services.events,
         user_id=session.user_id,
         session_id=session.session_id,
     )
@@ -87,7 +85,6 @@ async def delete_session(
     await end_session(
         services.db,
         services.rules.one(RevocationList),
-        events=services.events,
         user_id=session.user_id,
         session_id=session_id,
     )
@@ -100,7 +97,6 @@ async def delete_other_sessions(services: ServicesDep, session: CurrentSessionDe
     await end_other_sessions(
         services.db,
         services.rules.one(RevocationList),
-        events=services.events,
         user_id=session.user_id,
         session_id=session.session_id,
     )

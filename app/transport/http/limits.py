@@ -57,7 +57,7 @@ async def admit(request: Request, limit: LimitClass) -> None:
     address = await get_client_address(request)
     if limit is LimitClass.SENDS and user_id is not None:
         draws = list_draws(services, limit, user_id=user_id)
-        require_unspent(services, draws)
+        require_unspent(services, draws, user_id=user_id)
         return
     # Who sends without having signed in is a caller like any other.
     counted = LimitClass.API if limit is LimitClass.SENDS else limit
