@@ -1,7 +1,7 @@
 # Needs make and Python 3.11 or newer. Everything is installed into .venv from the locks.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench storm faults promises fuzz docs audit mutants coverage migration lock clean runtime dev
+.PHONY: help run test check format bench bench-search storm faults promises fuzz docs audit mutants coverage migration lock clean runtime dev
 
 runtime:
 	@sh scripts/venv.sh requirements.txt
@@ -10,7 +10,7 @@ dev:
 	@sh scripts/venv.sh requirements-dev.txt
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: runtime ## set up all that is needed and serve http://localhost:8000
 	@.venv/bin/python -m app
@@ -34,6 +34,9 @@ bench: dev ## measure a real server under load, on SQLite and on PostgreSQL with
 
 storm: dev ## measure what 2,000 clients that come back at once cost, on both databases
 	@PYTHONPATH=clients/python/src .venv/bin/python -m benchmarks.storm $(args)
+
+bench-search: dev ## measure search and import among a million accounts, on both databases
+	@PYTHONPATH=clients/python/src .venv/bin/python -m benchmarks.search $(args)
 
 fuzz: dev ## the generated tests with full numbers of examples; takes long
 	@HYPOTHESIS_PROFILE=fuzz .venv/bin/python -m pytest tests/unit tests/contract $(args)

@@ -1,5 +1,6 @@
 """The one list of what this server can do. A slice that is not named here does not exist."""
 
+from app.features.audit.feature import FEATURE as AUDIT
 from app.features.auth.feature import FEATURE as AUTH
 from app.features.calls.feature import FEATURE as CALLS
 from app.features.chats.feature import FEATURE as CHATS
@@ -22,5 +23,6 @@ FEATURES: tuple[Feature, ...] = (
     USERS,
     PRESENCE,
     SESSIONS,
+    AUDIT,
     UPDATES,
 )

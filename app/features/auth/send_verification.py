@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy import exists, insert, select, update
 
+from app.features.audit.record import record
 from app.features.auth.codes import CODE_LENGTH, CodeHasher, new_code, new_verification_id
 from app.features.auth.limits import Asker, Quota, resend_after, take_quota
 from app.features.auth.models import VerificationRow
@@ -69,12 +70,13 @@ async def send_verification(
 
     async def begin(tx: Tx) -> tuple[int, list[Quota]]:
         quotas = await take_quota(tx, limits, asker=asker)
+        record(tx, SecurityEvent("sign_in_code_asked", subject=asker.phone_index.hex()))
         return await _insert(tx, keyring, asker, verification_id, e164), quotas
 
     try:
         row_id, quotas = await db.write(begin)
     except RateLimited:
-        events.record(SecurityEvent("sign_in_code_limited"))
+        events.record(SecurityEvent("sign_in_code_limited", subject=asker.phone_index.hex()))
         raise
     code_hash = await hasher.hash(verification_id, code)
     try:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from sqlalchemy import delete, insert, select, update
 
+from app.features.audit.record import record
 from app.features.sessions.errors import SessionNotFound, TokenRefused
 from app.features.sessions.models import RefreshTokenRow, RevocationRow, SessionRow, TicketRow
 from app.features.sessions.revocations import RevocationList
 from app.features.updates.log import ScopeLog, lock_scopes
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
-from app.kernel.events import EventSink, SecurityEvent
+from app.kernel.events import SecurityEvent
 from app.kernel.ids import SessionId, UserId
 from app.kernel.scopes import user_scope
 
@@ -21,7 +22,6 @@ async def log_out(
     db: Database,
     revocations: RevocationList,
     *,
-    events: EventSink,
     user_id: UserId,
     session_id: SessionId,
 ) -> None:
@@ -32,14 +32,12 @@ async def log_out(
     """
     if not await db.write(lambda tx: _end_one(tx, revocations, user_id, session_id)):
         raise TokenRefused
-    events.record(SecurityEvent("session_ended", user_id, session_id))
 
 
 async def end_session(
     db: Database,
     revocations: RevocationList,
     *,
-    events: EventSink,
     user_id: UserId,
     session_id: SessionId,
 ) -> None:
@@ -50,27 +48,22 @@ async def end_session(
     """
     if not await db.write(lambda tx: _end_one(tx, revocations, user_id, session_id)):
         raise SessionNotFound
-    events.record(SecurityEvent("session_ended", user_id, session_id))
 
 
 async def end_other_sessions(
     db: Database,
     revocations: RevocationList,
     *,
-    events: EventSink,
     user_id: UserId,
     session_id: SessionId,
 ) -> None:
     """End all sessions of the user but `session_id`."""
 
-    async def work(tx: Tx) -> Sequence[SessionId]:
+    async def work(tx: Tx) -> None:
         log = await lock_scopes(tx, [user_scope(user_id)])
-        return await end_all_sessions(
-            tx, log, revocations=revocations, user_id=user_id, but=session_id
-        )
+        await end_all_sessions(tx, log, revocations=revocations, user_id=user_id, but=session_id)
 
-    for ended in await db.write(work):
-        events.record(SecurityEvent("session_ended", user_id, ended))
+    await db.write(work)
 
 
 async def _end_one(
@@ -136,5 +129,7 @@ async def end_sessions(
     )
     content = {"opened": [], "ended": sorted(ended)}
     log.append(user_scope(user_id), "sessions_changed", data=content, content=content)
+    for session_id in sorted(ended):
+        record(tx, SecurityEvent("session_ended", user_id, session_id))
     tx.after_commit(lambda: revocations.announce(ended))
     return ended

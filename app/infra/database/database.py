@@ -20,6 +20,7 @@ from app.infra.database.errors import DatabaseUnavailable, is_retryable, is_unav
 from app.infra.database.tx import Dialect, Tx
 from app.kernel.announcements import Announcement
 from app.kernel.clock import Clock
+from app.kernel.events import SecurityEvent
 from app.settings import Settings
 
 R = TypeVar("R")
@@ -33,12 +34,15 @@ _jitter = secrets.SystemRandom()
 
 
 class Database:
-    """Either database. `on_commit` gets what was announced, in order, right after each commit."""
+    """Either database. `on_commit` gets what was announced, in order, right after each commit;
+    `write_events` writes what a transaction is recorded by, as its last statements.
+    """
 
     def __init__(self, connections: Connections, clock: Clock) -> None:
         self.connections = connections
         self.dialect: Dialect = connections.dialect
         self.on_commit: Callable[[Sequence[Announcement]], None] = _announce_nothing
+        self.write_events: Callable[[Tx, Sequence[SecurityEvent]], Awaitable[None]] = _write_nothing
         self._clock = clock
         self._running: set[asyncio.Task[object]] = set()
         self._committers: dict[object, object] = {}
@@ -115,6 +119,8 @@ class Database:
             async with asyncio.timeout(timeout_seconds):
                 result = await work(tx)
                 await tx.run_before_commit()
+                if tx.security_events:
+                    await self.write_events(tx, tx.security_events)
             if tx.failure is not None:
                 # PostgreSQL answers COMMIT of a failed transaction with a rollback and no error.
                 raise tx.failure
@@ -159,3 +165,7 @@ def _as_unavailable(error: DBAPIError) -> Exception:
 
 def _announce_nothing(announcements: Sequence[Announcement]) -> None:
     """Until the gateway listens there is nobody to tell."""
+
+
+async def _write_nothing(_tx: Tx, _events: Sequence[SecurityEvent]) -> None:
+    """Until the record is opened there is nobody to keep it: the start itself is not recorded."""

@@ -17,6 +17,7 @@ from typing_extensions import TypeVarTuple
 from app.infra.database.errors import as_unique_violation
 from app.infra.database.tables import Row as TableRow
 from app.kernel.announcements import Announcement
+from app.kernel.events import SecurityEvent
 
 Dialect = Literal["postgresql", "sqlite"]
 Parameters = Mapping[str, object] | Sequence[Mapping[str, object]]
@@ -52,6 +53,7 @@ class Tx:
         "dialect",
         "failure",
         "now",
+        "security_events",
     )
 
     def __init__(self, connection: TxConnection, dialect: Dialect, now: datetime) -> None:
@@ -59,6 +61,8 @@ class Tx:
         self._before_commit: list[Callable[[], Awaitable[None]]] = []
         self._after_commit: list[Callable[[], None]] = []
         self.announcements: list[Announcement] = []
+        # Written at the very end of the transaction, see `Database.write_events`.
+        self.security_events: list[SecurityEvent] = []
         # The first statement that failed: whoever caught it, this transaction must not be committed.
         self.failure: Exception | None = None
         self.dialect: Dialect = dialect

@@ -1,4 +1,7 @@
-"""What every log line of one request or socket carries: its id, and the user once known."""
+"""What every log line of one request or socket carries: its id, and the user once known.
+
+The record of security events also takes the client's address from here; no log line does.
+"""
 
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -9,6 +12,7 @@ class LogContext:
     """Mutable on purpose: a task started by the request fills in the user for all of its lines."""
 
     request_id: str
+    address: str | None = None
     user_id: int | None = None
     session_id: int | None = None
 
@@ -16,9 +20,9 @@ class LogContext:
 _current: ContextVar[LogContext | None] = ContextVar("log_context", default=None)
 
 
-def begin_log_context(request_id: str) -> LogContext:
+def begin_log_context(request_id: str, *, address: str | None = None) -> LogContext:
     """A fresh context for this task and those it starts; replaces the one it may have inherited."""
-    context = LogContext(request_id)
+    context = LogContext(request_id, address)
     _current.set(context)
     return context
 

@@ -63,7 +63,7 @@ _SECRET_NAMES: Final = frozenset(
 )
 # Ours, from a closed set or made by us: searching them costs time and would spoil long names.
 _SAFE_NAMES: Final = frozenset(
-    {"event", "request_id", "route", "method", "level", "logger", "status", "ms", "client"}
+    {"event", "request_id", "route", "method", "level", "logger", "status", "ms", "client", "head"}
 )
 
 _PATTERNS: Final = re.compile(

@@ -60,8 +60,9 @@ class EdgeMiddleware:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        context = begin_log_context(find_request_id(scope) or make_request_id())
-        scope[SCOPE_KEY] = find_client_address(scope, self._trusted_proxies)
+        scope[SCOPE_KEY] = address = find_client_address(scope, self._trusted_proxies)
+        request_id = find_request_id(scope) or make_request_id()
+        context = begin_log_context(request_id, address=address)
         if scope["type"] == "websocket":
             await self._serve_websocket(scope, receive, send)
         else:

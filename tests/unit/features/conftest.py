@@ -1,5 +1,6 @@
 """The pieces that use cases of sessions and sign-in are called with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -37,6 +38,11 @@ class Recorder:
 
     def record(self, event: SecurityEvent) -> None:
         self.events.append(event)
+
+    async def write(self, tx: Tx, events: Sequence[SecurityEvent]) -> None:
+        """Those of transactions, once they are committed."""
+        taken = list(events)
+        tx.after_commit(lambda: self.events.extend(taken))
 
     def names(self) -> list[str]:
         return [event.name for event in self.events]
@@ -87,7 +93,6 @@ class World:
             self.keyring,
             tokens=self.tokens,
             revocations=self.revocations,
-            events=self.events,
             limits=LIMITS,
             refresh_token=refresh_token,
         )
@@ -98,6 +103,8 @@ async def world(db: Database, clock: SetClock, settings: Settings) -> World:
     keyring = await open_keyring(db, b"m" * 40, rounds=1000, personal=True, messages=True)
     bus = MemoryBus()
     lifetime = timedelta(minutes=LIMITS.access_minutes)
+    events = Recorder()
+    db.write_events = events.write
     return World(
         db=db,
         clock=clock,
@@ -108,5 +115,5 @@ async def world(db: Database, clock: SetClock, settings: Settings) -> World:
         bus=bus,
         revocations=RevocationList(bus, keep=lifetime * 2),
         activity=Activity(),
-        events=Recorder(),
+        events=events,
     )

@@ -84,7 +84,7 @@ async def test_a_late_replay_ends_the_session(world: World) -> None:
     world.clock.advance(seconds=31)
     with pytest.raises(RefreshTokenInvalid):
         await world.refresh(opened.refresh_token)
-    assert world.events.names() == ["refresh_token_replayed"]
+    assert world.events.names() == ["session_ended", "refresh_token_replayed"]
     assert world.revocations.is_denied(opened.session_id)
     assert not await is_live(world, opened)
     with pytest.raises(RefreshTokenInvalid):
@@ -187,7 +187,7 @@ async def test_an_ended_session_is_over_for_good(world: World) -> None:
     ticket = await create_ticket(world.db, [], session_id=opened.session_id, chat_id=None)
     heard: list[SessionId] = []
     world.revocations.add_listener(heard.extend)
-    ending = {"events": world.events, "user_id": user_id, "session_id": opened.session_id}
+    ending = {"user_id": user_id, "session_id": opened.session_id}
     await end_session(world.db, world.revocations, **ending)
     assert heard == [opened.session_id]
     with pytest.raises(RefreshTokenInvalid):
@@ -207,7 +207,6 @@ async def test_nobody_ends_the_session_of_another(world: World) -> None:
             await end_session(
                 world.db,
                 world.revocations,
-                events=world.events,
                 user_id=mine,
                 session_id=session_id,
             )
@@ -220,7 +219,6 @@ async def test_ending_all_others_keeps_this_one(world: World) -> None:
     await end_other_sessions(
         world.db,
         world.revocations,
-        events=world.events,
         user_id=user_id,
         session_id=opened[1].session_id,
     )
@@ -250,7 +248,6 @@ async def test_other_devices_are_told(world: World) -> None:
     await end_session(
         world.db,
         world.revocations,
-        events=world.events,
         user_id=user_id,
         session_id=opened.session_id,
     )
@@ -352,7 +349,7 @@ async def test_many_tickets_take_as_many_statements_as_one(world: World) -> None
 async def test_an_ended_session_in_a_group_of_tickets_refuses_itself_alone(world: World) -> None:
     user_id = await world.new_user()
     over, alive = await world.open(user_id), await world.open(user_id)
-    ending = {"events": world.events, "user_id": user_id, "session_id": over.session_id}
+    ending = {"user_id": user_id, "session_id": over.session_id}
     await end_session(world.db, world.revocations, **ending)
     outcomes = await asyncio.gather(
         *(
@@ -377,7 +374,6 @@ async def test_workers_learn_from_the_table_without_a_bus(world: World) -> None:
         await end_session(
             world.db,
             world.revocations,
-            events=world.events,
             user_id=user_id,
             session_id=tokens.session_id,
         )
@@ -397,7 +393,6 @@ async def test_a_worker_that_has_not_polled_asks_the_database(world: World) -> N
     await end_session(
         world.db,
         world.revocations,
-        events=world.events,
         user_id=user_id,
         session_id=opened.session_id,
     )

@@ -1,0 +1,16 @@
+"""What the record of security events adds to the server."""
+
+from app.features.audit.jobs import JOBS
+from app.features.audit.sink import AuditSink
+from app.kernel.clock import Clock
+from app.kernel.rules import Rules
+from app.transport.feature import Feature
+
+FEATURE = Feature(name="audit", jobs=JOBS)
+
+
+def register_audit(rules: Rules, clock: Clock) -> AuditSink:
+    """Make this worker's sink of refusals; call it once."""
+    sink = AuditSink(clock)
+    rules.register(AuditSink, sink)
+    return sink

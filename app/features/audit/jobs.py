@@ -1,0 +1,41 @@
+"""Background work: write refusals, chain what is queued, tell the head."""
+
+from datetime import timedelta
+
+import structlog
+
+from app.features.audit.chain import BATCH, HEAD_NAME, append_queued, has_queued, read_link
+from app.features.audit.sink import FLUSH_INTERVAL, AuditSink
+from app.infra.services import Services
+from app.kernel.problems import Problem
+from app.transport.feature import Job
+
+log = structlog.stdlib.get_logger("app.security")
+
+
+async def flush_refusals(services: Services) -> None:
+    await services.rules.one(AuditSink).flush(services.db, services.keyring)
+
+
+async def chain_events(services: Services) -> None:
+    """All that is queued at this moment; every worker tries, one at a time does it."""
+    try:
+        # A look costs nobody a turn at writing.
+        while await services.db.read(has_queued):
+            if await services.db.write(append_queued) < BATCH:
+                return
+    except Problem:
+        return  # the database is away; what is queued there waits
+
+
+async def log_head(services: Services) -> None:
+    """For whoever keeps the log elsewhere: `admin audit verify --head` holds the chain against it."""
+    head = await services.db.read(lambda tx: read_link(tx, HEAD_NAME))
+    log.info("audit_head", head=str(head))
+
+
+JOBS = (
+    Job("flush_refusals", FLUSH_INTERVAL, flush_refusals),
+    Job("chain_events", timedelta(milliseconds=300), chain_events),
+    Job("log_audit_head", timedelta(hours=1), log_head),
+)
