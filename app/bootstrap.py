@@ -61,6 +61,7 @@ from app.transport.http.pages import install_pages
 from app.transport.http.problems import install_problem_handlers
 from app.transport.http.security_headers import SecurityHeadersMiddleware
 from app.transport.jobs import JobRunner
+from app.transport.openings import OpeningsMiddleware
 from app.transport.stopping import CLOSING_SECONDS, Stop, find_server
 from app.transport.websocket.asyncapi import install_asyncapi
 
@@ -239,6 +240,8 @@ def build_app(settings: Settings) -> FastAPI:
         app.add_middleware(
             SecurityHeadersMiddleware, trusted_proxies=settings.server.trusted_proxies
         )
+    # In front of all: a crowd must not even be looked at all at once.
+    app.add_middleware(OpeningsMiddleware, paths=[f"{API_PREFIX}/auth/ws-ticket"])
     return app
 
 

@@ -64,17 +64,7 @@ def socket_endpoint(*, of_chat: bool) -> ASGIApp:
         ):
             await send({"type": "websocket.close", "code": int(CloseCode.NOT_ALLOWED)})
             return
-        services, token = gateway.services, parameters["token"]
-        address = find_address(scope)
-        if is_token(token, Purpose.TICKET) and is_spent(services, address):
-            # A ticket costs a transaction, be it good or not: guessing them must not.
-            answer: Admission | CloseCode = CloseCode.TOO_MANY
-        else:
-            answer = await admit(services, gateway.hub, token=token, chat_text=chat_text)
-        if answer is CloseCode.NOT_SIGNED_IN:
-            answer = await _count_refusal(services, address)
-        if isinstance(answer, Admission):
-            answer = await _count_opening(services, answer)
+        answer = await _admit(gateway, scope, token=parameters["token"], chat_text=chat_text)
         if gateway.is_stopping:
             answer = CloseCode.SERVICE_RESTART
         await send({"type": "websocket.accept"})
@@ -84,6 +74,20 @@ def socket_endpoint(*, of_chat: bool) -> ASGIApp:
             await send({"type": "websocket.close", "code": int(answer)})
 
     return _Endpoint(serve)
+
+
+async def _admit(
+    gateway: Gateway, scope: Scope, *, token: str, chat_text: str | None
+) -> Admission | CloseCode:
+    """As `admit`; what is asked too often is not even looked at."""
+    services, address = gateway.services, find_address(scope)
+    if is_token(token, Purpose.TICKET) and is_spent(services, address):
+        # A ticket costs a transaction, be it good or not: guessing them must not.
+        return CloseCode.TOO_MANY
+    answer = await admit(services, gateway.hub, token=token, chat_text=chat_text)
+    if answer is CloseCode.NOT_SIGNED_IN:
+        return await _count_refusal(services, address)
+    return await _count_opening(services, answer) if isinstance(answer, Admission) else answer
 
 
 async def _count_opening(services: Services, admission: Admission) -> Admission | CloseCode:
