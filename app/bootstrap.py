@@ -45,6 +45,7 @@ from app.kernel.cursors import CursorCodec
 from app.kernel.problems import Unavailable
 from app.kernel.rules import Rules
 from app.settings import Settings, SettingsError, load_settings
+from app.transport.http.cors import CorsMiddleware
 from app.transport.http.health import health_router
 from app.transport.http.middleware import install_edge
 from app.transport.http.pages import install_pages
@@ -221,6 +222,12 @@ def build_app(settings: Settings) -> FastAPI:
         trusted_proxies=settings.server.trusted_proxies,
         max_body_size=settings.server.max_body_size,
     )
+    if settings.browser.cors_origins:
+        app.add_middleware(
+            CorsMiddleware,
+            origins=settings.browser.cors_origins,
+            trusted_proxies=settings.server.trusted_proxies,
+        )
     return app
 
 

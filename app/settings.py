@@ -3,6 +3,7 @@
 Every field is one environment variable, named by its alias; `env.example` is generated from here.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -43,6 +44,19 @@ class Group(BaseSettings):
 def _split_list(value: str) -> list[str]:
     """`a, b` -> `["a", "b"]`: lists are written with commas."""
     return [part.strip() for part in value.split(",") if part.strip()]
+
+
+_ORIGIN = re.compile(
+    r"https?://(?:[a-z0-9](?:[a-z0-9.-]{0,253}[a-z0-9])?|\[[0-9a-f:.]{2,45}\])(?::[1-9][0-9]{0,4})?"
+)
+
+
+def require_origins(origins: list[str]) -> list[str]:
+    """Exact origins, written as browsers write them; whatever else stands there would never match, or match all."""
+    if not all(_ORIGIN.fullmatch(origin) for origin in origins):
+        msg = "each must be like https://app.example.org: no *, no null, no path, lower case"
+        raise ValueError(msg)
+    return origins
 
 
 class ServerSettings(Group):
@@ -339,6 +353,37 @@ class WebSocketSettings(Group):
     def _parse_origins(cls, value: object) -> object:
         return _split_list(value) if isinstance(value, str) else value
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        return require_origins(value)
+
+
+class BrowserSettings(Group):
+    """Pages in browsers that use the API."""
+
+    cors_origins: Annotated[list[str], NoDecode] = Field(
+        default_factory=list[str],
+        alias="CORS_ORIGINS",
+        description="Origins, with commas, whose pages may use the API and open sockets beside our own;"
+        " empty: none. Never *.",
+    )
+    csrf_protection: bool = Field(
+        default=True,
+        alias="ENABLE_CSRF_PROTECTION",
+        description="Ask calls that a cookie signs in for the page's origin and a CSRF token.",
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _parse_origins(cls, value: object) -> object:
+        return _split_list(value) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        return require_origins(value)
+
 
 class PeopleSettings(Group):
     """Who finds whom, and how large a chat grows."""
@@ -411,6 +456,7 @@ class Settings:
     sms: SmsSettings
     tokens: TokenSettings
     websocket: WebSocketSettings
+    browser: BrowserSettings
     people: PeopleSettings
     updates: UpdateSettings
     log: LogSettings
@@ -442,6 +488,7 @@ GROUPS: dict[str, type[Group]] = {
     "sms": SmsSettings,
     "tokens": TokenSettings,
     "websocket": WebSocketSettings,
+    "browser": BrowserSettings,
     "people": PeopleSettings,
     "updates": UpdateSettings,
     "log": LogSettings,

@@ -4,11 +4,17 @@ from fastapi import Response
 
 from app.features.auth.codes import CodeHasher
 from app.features.auth.limits import limit_headers
-from app.features.auth.schemas import SendVerification, SignedIn, Verification, VerifyCode
+from app.features.auth.schemas import (
+    SendVerification,
+    SignedIn,
+    SignedInByCookie,
+    Verification,
+    VerifyCode,
+)
 from app.features.auth.send_verification import send_verification
 from app.features.auth.verify_code import Attempt, verify_code
+from app.features.sessions.cookies import TokenDeliveryDep
 from app.features.sessions.revocations import RevocationList
-from app.features.sessions.routes import render_tokens
 from app.transport.http.answers import ok
 from app.transport.http.client_address import ClientAddressDep
 from app.transport.http.dependencies import ServicesDep
@@ -49,8 +55,14 @@ async def post_send_verification(
     return answer
 
 
-@router.post("/verify-code", response_model=SignedIn, responses=problem_responses(400))
-async def post_verify_code(services: ServicesDep, body: VerifyCode) -> Response:
+@router.post(
+    "/verify-code",
+    response_model=SignedIn | SignedInByCookie,
+    responses=problem_responses(400, 403),
+)
+async def post_verify_code(
+    services: ServicesDep, delivery: TokenDeliveryDep, body: VerifyCode
+) -> Response:
     """Sign in with a code. A phone without an account gets one, with the names given here."""
     signed_in = await verify_code(
         services.db,
@@ -69,10 +81,6 @@ async def post_verify_code(services: ServicesDep, body: VerifyCode) -> Response:
             last_name=body.last_name,
         ),
     )
-    return ok(
-        {
-            **render_tokens(signed_in.tokens),
-            "is_new_user": signed_in.is_new_user,
-            "user": signed_in.user,
-        }
+    return delivery.answer(
+        signed_in.tokens, {"is_new_user": signed_in.is_new_user, "user": signed_in.user}
     )

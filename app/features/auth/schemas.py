@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from app.features.sessions.schemas import TokenPair
+from app.features.sessions.schemas import CookieTokens, TokenPair
 from app.features.users.schemas import Me
 from app.kernel.text import MAX_NAME_LENGTH
 from app.transport.http.fields import StrictModel, TextLength
@@ -40,5 +40,10 @@ class VerifyCode(StrictModel):
 
 
 class SignedIn(TokenPair):
+    is_new_user: bool
+    user: Me
+
+
+class SignedInByCookie(CookieTokens):
     is_new_user: bool
     user: Me

@@ -14,7 +14,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.features.gateway.connect import Admission, admit, is_origin_allowed
+from app.features.gateway.connect import Admission, admit
 from app.features.gateway.errors import OtherChat
 from app.features.gateway.runtime import Gateway
 from app.features.gateway.schemas import AuthFrame, PingFrame, ResumeFrame
@@ -22,6 +22,7 @@ from app.features.sessions.authenticate import authenticate_socket
 from app.features.sessions.errors import TokenRefused
 from app.infra.logging.context import current_log_context
 from app.kernel.problems import Invalid, Problem
+from app.transport.http.origins import comes_from_own_page
 from app.transport.http.problems import INTERNAL_ERROR_CODE, field_errors
 from app.transport.http.strict_json import JsonValue
 from app.transport.websocket.close_codes import CloseCode
@@ -52,12 +53,9 @@ def socket_endpoint(*, of_chat: bool) -> ASGIApp:
         parameters = cast("dict[str, str]", scope["path_params"])
         chat_text = parameters["chat_id"] if of_chat else None
         await receive()
-        headers = cast("list[tuple[bytes, bytes]]", scope["headers"])
-        if not is_origin_allowed(
-            _header(headers, b"origin"),
-            _header(headers, b"host"),
-            gateway.services.settings.websocket.allowed_origins,
-        ):
+        settings = gateway.services.settings
+        listed = {*settings.websocket.allowed_origins, *settings.browser.cors_origins}
+        if not comes_from_own_page(scope, listed):
             await send({"type": "websocket.close", "code": int(CloseCode.NOT_ALLOWED)})
             return
         answer = await admit(
@@ -295,10 +293,3 @@ def _render_failure(request_id: RequestId | None) -> Any:
         "request_id": context.request_id if context else "",
     }
     return render_frame("error", request_id=request_id, error=document)
-
-
-def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> str | None:
-    for key, value in headers:
-        if key == name:
-            return value.decode("latin-1")
-    return None

@@ -1,6 +1,6 @@
 """What can go wrong with tokens and sessions."""
 
-from app.kernel.problems import NotFound, RateLimited, Unauthenticated
+from app.kernel.problems import Forbidden, NotFound, RateLimited, Unauthenticated
 
 
 class TokenRefused(Unauthenticated):
@@ -15,6 +15,20 @@ class RefreshTokenInvalid(Unauthenticated):
 
     code = "refresh_token_invalid"
     title = "The refresh token is not valid, sign in again"
+
+
+class OriginRefused(Forbidden):
+    """A browser says that a page of another site makes this call with the cookies of ours."""
+
+    code = "origin_refused"
+    title = "Pages of this origin may not make this call"
+
+
+class CsrfRefused(Forbidden):
+    """Whoever signs in by cookie repeats the cookie `csrf_token` in `X-CSRF-Token`."""
+
+    code = "csrf_refused"
+    title = "The CSRF token is missing or not of this session"
 
 
 class SessionNotFound(NotFound):

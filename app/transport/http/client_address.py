@@ -35,7 +35,7 @@ def find_client_address(scope: Scope, trusted: Sequence[Network]) -> str:
     ]
     hops = [hop.strip() for value in forwarded for hop in value.split(",")]
     peer = find_peer(scope, hops)
-    if not hops or not (_is_trusted(peer, trusted) if peer else trusted):
+    if not hops or not (is_trusted(peer, trusted) if peer else trusted):
         return str(peer) if peer else UNKNOWN_ADDRESS
     client = peer
     for hop in reversed(hops[-_MAX_HOPS:]):
@@ -43,7 +43,7 @@ def find_client_address(scope: Scope, trusted: Sequence[Network]) -> str:
         if address is None:
             break
         client = address
-        if not _is_trusted(address, trusted):
+        if not is_trusted(address, trusted):
             break
     return str(client) if client else UNKNOWN_ADDRESS
 
@@ -84,5 +84,6 @@ def parse_address(text: str) -> Address | None:
     return address
 
 
-def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
+def is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
+    """Whether this is one of our own proxies."""
     return any(address in network for network in trusted)
