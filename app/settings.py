@@ -23,9 +23,11 @@ class Environment(StrEnum):
 class SettingsError(Exception):
     """The configuration is wrong; one sentence for each fault, each naming its variable."""
 
-    def __init__(self, faults: list[str]) -> None:
+    def __init__(self, faults: list[str], *, rest: "Settings | None" = None) -> None:
+        """`rest`: the settings with defaults in the place of what cannot be read."""
         super().__init__("\n".join(faults))
         self.faults = faults
+        self.rest = rest
 
 
 class Group(BaseSettings):
@@ -130,6 +132,12 @@ class DatabaseSettings(Group):
         le=200,
         description="Connections of one worker to PostgreSQL.",
     )
+    allow_plaintext: bool = Field(
+        default=False,
+        alias="DATABASE_ALLOW_PLAINTEXT",
+        description="Production takes a line to PostgreSQL on another machine without TLS: only where the"
+        " network is private.",
+    )
 
     @model_validator(mode="after")
     def _url_fits_type(self) -> "DatabaseSettings":
@@ -159,6 +167,12 @@ class RedisSettings(Group):
         SecretStr("redis://localhost:6379/0"),
         alias="REDIS_URL",
         description="Address of Redis.",
+    )
+    allow_plaintext: bool = Field(
+        default=False,
+        alias="REDIS_ALLOW_PLAINTEXT",
+        description="Production takes a line to Redis on another machine without TLS: only where the network"
+        " is private.",
     )
 
 
@@ -216,7 +230,7 @@ class SmsSettings(Group):
         description="console (prints it), file (VAR_DIR/sms.jsonl), twilio or http (production: one of these).",
     )
     timeout_seconds: float = Field(
-        8.0,
+        4.0,
         alias="SMS_TIMEOUT",
         gt=0,
         le=30,
@@ -477,7 +491,9 @@ class Settings:
         if self.database.type == "sqlite":
             return f"sqlite:///{quote(str(self.sqlite_path))}"
         url = self.database.url.get_secret_value() if self.database.url else ""
-        return "postgresql+asyncpg://" + url.partition("://")[2]
+        # asyncpg's word for what everybody else calls sslmode.
+        rest = re.sub(r"(?<=[?&])sslmode=", "ssl=", url.partition("://")[2])
+        return "postgresql+asyncpg://" + rest
 
 
 GROUPS: dict[str, type[Group]] = {
@@ -510,9 +526,25 @@ def load_settings(env_file: Path | None = Path(".env")) -> Settings:
             groups[name] = group(_env_file=env_file)  # pyright: ignore[reportCallIssue] - pydantic-settings takes it
         except ValidationError as error:
             faults.extend(_sentences(group, error))
+            groups[name] = _readable_rest(group, error, env_file)
+    settings = Settings(**groups)
     if faults:
-        raise SettingsError(faults)
-    return Settings(**groups)
+        raise SettingsError(faults, rest=settings)
+    return settings
+
+
+def _readable_rest(group: type[Group], error: ValidationError, env_file: Path | None) -> Group:
+    """The group with the defaults of the fields that are wrong; all of them, if none is named."""
+    named = {str(fault["loc"][0]) for fault in error.errors(include_input=False) if fault["loc"]}
+    defaults: dict[str, Any] = {
+        str(field.alias): field.get_default(call_default_factory=True)
+        for name, field in group.model_fields.items()
+        if field.alias in named or name in named
+    }
+    try:
+        return group(_env_file=env_file, **defaults)  # pyright: ignore[reportCallIssue] - see above
+    except ValidationError:
+        return group.model_construct()
 
 
 def _sentences(group: type[Group], error: ValidationError) -> list[str]:

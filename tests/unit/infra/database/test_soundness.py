@@ -1,18 +1,26 @@
-"""What is acknowledged survives a loss of power, or the server does not start."""
+"""A database that is sound, or the server does not start: durable, at the right time, and there."""
+
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
 
 from app.infra.database.database import Database
-from app.infra.database.durability import require_durability
+from app.infra.database.soundness import list_database_faults
 from app.infra.database.tx import Tx
-from app.settings import Settings, SettingsError
+from app.settings import Environment, ServerSettings, Settings
+from tests.support.databases import SetClock, settings_for
 
 pytestmark = pytest.mark.anyio
 
 
+def in_production(settings: Settings) -> Settings:
+    server = ServerSettings(_env_file=None, environment=Environment.PRODUCTION)
+    return replace(settings, server=server)
+
+
 @pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
-async def test_a_postgresql_that_may_lose_commits_is_refused(
+async def test_production_refuses_a_postgresql_that_may_lose_commits(
     settings: Settings, db: Database
 ) -> None:
     """The cluster of the tests is such a one, unless it was given by TEST_DATABASE_URL."""
@@ -22,18 +30,36 @@ async def test_a_postgresql_that_may_lose_commits_is_refused(
     )
     values = {row[0]: row[1] for row in await db.read(lambda tx: tx.all(statement))}
     off = [f"{name}=off" for name in names if values[name] == "off"]
-    if not off:
-        await require_durability(settings)
-        return
-    with pytest.raises(SettingsError) as caught:
-        await require_durability(settings)
-    (fault,) = caught.value.faults
-    assert fault.startswith(f"DATABASE_URL: PostgreSQL runs with {', '.join(off)} and may lose ")
+    faults = await list_database_faults(in_production(settings))
+    begin = f"DATABASE_URL: PostgreSQL runs with {', '.join(off)} and may lose "
+    assert [fault.startswith(begin) for fault in faults] == [True] * bool(off)
+    assert await list_database_faults(settings) == []
+
+
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("seconds", [-31, -29, 29, 31])
+async def test_production_refuses_clocks_that_differ(
+    settings: Settings, db: Database, seconds: int
+) -> None:
+    clock = SetClock()
+    clock.advance(seconds=seconds)
+    faults = await list_database_faults(in_production(settings), clock)
+    told = [fault for fault in faults if "the clocks of PostgreSQL" in fault]
+    assert len(told) == (abs(seconds) > 30)
+
+
+async def test_a_database_that_is_away_is_named_without_its_password(settings: Settings) -> None:
+    away = settings_for(
+        settings.server.var_dir, url="postgresql://u:not-the-password@127.0.0.1:9/n"
+    )
+    assert await list_database_faults(away) == [
+        "DATABASE_URL: the database does not answer (ConnectionRefusedError)"
+    ]
 
 
 @pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
-async def test_sqlite_is_durable_by_itself(settings: Settings) -> None:
-    await require_durability(settings)
+async def test_sqlite_is_sound_by_itself(settings: Settings) -> None:
+    assert await list_database_faults(in_production(settings)) == []
 
 
 async def test_every_transaction_waits_for_the_disk(db: Database) -> None:
