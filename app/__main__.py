@@ -5,6 +5,7 @@ import contextlib
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 
 import uvicorn
@@ -97,7 +98,14 @@ class Supervisor(Multiprocess):
                 worker.process.kill()
             end_by(number)
         self._was_asked = True
-        self.signal_queue.append(number)
+        # From another thread: the loop that waits for the event may hold its lock at this moment.
+        threading.Thread(target=self.should_exit.set).start()
+
+    def terminate_all(self) -> None:
+        """A copy left open here would go on taking connections that no worker ever accepts."""
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
 
 
 def _end_in_order(_signal: int, _frame: object) -> None:

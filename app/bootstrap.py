@@ -235,10 +235,18 @@ async def open_services(settings: Settings, secrets: Secrets, stack: AsyncExitSt
     db.write_events = event_writer(keyring)
     stack.push_async_callback(events.close, db, keyring)
     tokens = AccessTokens(
-        secrets.secret_key, lifetime=timedelta(minutes=settings.tokens.access_minutes), clock=clock
+        secrets.secret_key,
+        previous_keys=secrets.previous_secret_keys,
+        lifetime=timedelta(minutes=settings.tokens.access_minutes),
+        clock=clock,
     )
     register_sessions(rules, bus, access_lifetime=tokens.lifetime)
-    register_auth(rules, keyring, code_hash_rounds=settings.sms.code_hash_rounds)
+    register_auth(
+        rules,
+        keyring,
+        code_hash_rounds=settings.sms.code_hash_rounds,
+        password_hash_rounds=settings.two_step.hash_rounds,
+    )
     for feature in FEATURES:
         for entry in feature.rules:
             rules.register(entry.kind, entry.rule)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryFile
-
 from typing import Final
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
@@ -15,6 +14,7 @@ from app.settings import GROUPS, Settings, SettingsError, load_settings
 
 LEAST_ROUNDS: Final = 600_000
 _LEAST_CODE_ROUNDS: Final = 10
+_LEAST_PASSWORD_ROUNDS: Final = 12
 # Switches of protections. Each is on by default and off for tests and experiments alone.
 _PROTECTIONS: Final = (
     "ENABLE_CSRF_PROTECTION",
@@ -130,6 +130,8 @@ def _secrets(settings: Settings) -> Iterator[str]:
         yield f"PBKDF2_ROUNDS: production needs {LEAST_ROUNDS} or more"
     if settings.sms.code_hash_rounds < _LEAST_CODE_ROUNDS:
         yield f"CODE_HASH_ROUNDS: production needs {_LEAST_CODE_ROUNDS} or more"
+    if settings.two_step.hash_rounds < _LEAST_PASSWORD_ROUNDS:
+        yield f"TWO_STEP_HASH_ROUNDS: production needs {_LEAST_PASSWORD_ROUNDS} or more"
 
 
 def _test_settings(settings: Settings) -> Iterator[str]:

@@ -46,6 +46,7 @@ _BACKOFF_FIRST = 0.25
 _BACKOFF_MOST = 15.0
 _ATTEMPT_SECONDS = 15.0
 _STAMP_DIGITS = 20
+_LOOK_SECONDS = 0.05
 
 
 @dataclass
@@ -270,14 +271,25 @@ class Swarm:
         await it.come(jitter=0)
         return (it.whole_at - it.hello_at) / 1e9
 
-    async def begin_load(self, sends: Sequence[Sequence[int]], rate: float, size: int = 100) -> Any:
-        """Messages by (device, chat) in turn, `rate` a second, whether or not the server keeps up."""
+    async def begin_load(
+        self,
+        sends: Sequence[Sequence[int]],
+        rate: float,
+        size: int = 100,
+        at_once: int | None = None,
+    ) -> Any:
+        """Messages by (device, chat) in turn, `rate` a second.
+
+        Whether or not the server keeps up, unless only so many may wait for their answer `at_once`.
+        """
         loop = asyncio.get_running_loop()
 
         async def repeat() -> None:
             due, number = loop.time(), 0
             while True:
                 device, chat_id = sends[number % len(sends)]
+                while len(self._sends) == at_once:
+                    await asyncio.wait(self._sends, return_when=asyncio.FIRST_COMPLETED)
                 task = asyncio.create_task(self._send(self.devices[device], chat_id, size))
                 self._sends.add(task)
                 task.add_done_callback(self._sends.discard)
@@ -304,6 +316,12 @@ class Swarm:
                 await self._send(self.devices[device], chat_id, 100)
 
         await asyncio.gather(*(repeat() for _ in range(at_once)))
+        return {}
+
+    async def reach(self, scope: str, seq: int) -> dict[str, Any]:
+        """Wait until every device has applied so much of a scope."""
+        while any(device.cursors.get(scope, 0) < seq for device in self.devices):  # noqa: ASYNC110 - thousands, which no event tells
+            await asyncio.sleep(_LOOK_SECONDS)
         return {}
 
     async def figures(self) -> dict[str, Any]:

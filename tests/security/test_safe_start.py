@@ -18,6 +18,7 @@ SOUND = {
     "LOG_LEVEL": "INFO",
     "PBKDF2_ROUNDS": "600000",
     "CODE_HASH_ROUNDS": "10",
+    "TWO_STEP_HASH_ROUNDS": "12",
     "SMS_PROVIDER": "http",
     "SMS_HTTP_URL": "https://gateway.invalid/",
     **KEYS,

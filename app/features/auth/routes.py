@@ -4,7 +4,9 @@ from fastapi import Response
 
 from app.features.auth.codes import CodeHasher
 from app.features.auth.limits import limit_headers
+from app.features.auth.password_tokens import TOKEN_LIFETIME
 from app.features.auth.schemas import (
+    PasswordRequired,
     SendVerification,
     SignedIn,
     SignedInByCookie,
@@ -12,7 +14,7 @@ from app.features.auth.schemas import (
     VerifyCode,
 )
 from app.features.auth.send_verification import send_verification
-from app.features.auth.verify_code import Attempt, verify_code
+from app.features.auth.verify_code import Attempt, HalfSignedIn, verify_code
 from app.features.sessions.cookies import TokenDeliveryDep
 from app.features.sessions.revocations import RevocationList
 from app.transport.http.answers import ok
@@ -57,13 +59,15 @@ async def post_send_verification(
 
 @router.post(
     "/verify-code",
-    response_model=SignedIn | SignedInByCookie,
+    response_model=SignedIn | SignedInByCookie | PasswordRequired,
     responses=problem_responses(400, 403),
 )
 async def post_verify_code(
-    services: ServicesDep, delivery: TokenDeliveryDep, body: VerifyCode
+    services: ServicesDep, delivery: TokenDeliveryDep, address: ClientAddressDep, body: VerifyCode
 ) -> Response:
-    """Sign in with a code. A phone without an account gets one, with the names given here."""
+    """Sign in with a code. A phone without an account gets one, with the names given here.
+    Where a second factor is set, the answer is a `password_token` for `verify-password`.
+    """
     signed_in = await verify_code(
         services.db,
         services.keyring,
@@ -80,7 +84,17 @@ async def post_verify_code(
             first_name=body.first_name,
             last_name=body.last_name,
         ),
+        address=address,
     )
+    if isinstance(signed_in, HalfSignedIn):
+        return ok(
+            {
+                "password_required": True,
+                "password_token": signed_in.password_token,
+                "expires_in": int(TOKEN_LIFETIME.total_seconds()),
+                "methods": signed_in.methods,
+            }
+        )
     return delivery.answer(
         signed_in.tokens, {"is_new_user": signed_in.is_new_user, "user": signed_in.user}
     )

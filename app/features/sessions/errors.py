@@ -31,6 +31,13 @@ class CsrfRefused(Forbidden):
     title = "The CSRF token is missing or not of this session"
 
 
+class FreshAuthenticationRequired(Forbidden):
+    """The session is in order, but its holder last proved to be the owner too long ago."""
+
+    code = "fresh_authentication_required"
+    title = "Confirm that it is you first"
+
+
 class SessionNotFound(NotFound):
     code = "session_not_found"
     title = "There is no such session of yours"

@@ -24,7 +24,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
-SENDS = scaled(quick=60, full=8000)
+SENDS = scaled(quick=60, full=2000)
 AT_ONCE = scaled(quick=12, full=32)
 # Longer than all waits for a lock together, so that sends fail of it.
 HELD_SECONDS = scaled(quick=0.5, full=45.0)
