@@ -20,6 +20,7 @@ from app.features.gateway.runtime import Gateway
 from app.features.gateway.schemas import AuthFrame, PingFrame, ResumeFrame
 from app.features.sessions.authenticate import authenticate_socket
 from app.features.sessions.errors import TokenRefused
+from app.infra.database.errors import DatabaseUnavailable
 from app.infra.logging.context import current_log_context
 from app.kernel.problems import Invalid, Problem
 from app.transport.http.origins import comes_from_own_page
@@ -206,9 +207,16 @@ class Socket:
             await self._answer(frame)
         except Problem as problem:
             self.connection.send(render_error(problem, frame.request_id))
+            if isinstance(problem, DatabaseUnavailable):
+                self._refuse_waiting(problem)
         except Exception:  # noqa: BLE001 - an edge: a bug closes no socket, the log holds the trace
             _log.exception("frame_failed", extra={"frame": frame.type})
             self.connection.send(_render_failure(frame.request_id))
+
+    def _refuse_waiting(self, problem: DatabaseUnavailable) -> None:
+        """What came while that one waited for the database would wait as long, one after the other."""
+        while self._inbox and self._inbox[0].type != "resume":
+            self.connection.send(render_error(problem, self._inbox.popleft().request_id))
 
     async def _answer(self, frame: IncomingFrame) -> None:
         if self._gateway.is_over(self.connection):
