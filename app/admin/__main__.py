@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from app.admin.env_example import render_env_example
+from app.admin.keys import keys
 from app.admin.problem_list import render_problem_list
 from app.features.updates.epoch import renew_epoch
 from app.infra.database.database import open_database
@@ -19,6 +20,7 @@ from app.start_checks import read_and_ask
 _console = Console(highlight=False)
 _errors = Console(highlight=False, stderr=True)
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+cli.add_typer(keys, name="keys")
 
 
 @cli.command("check")

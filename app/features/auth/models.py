@@ -5,6 +5,8 @@ from datetime import datetime
 from sqlalchemy import BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.infra.cipher.keyring import SERVER_KEY
+from app.infra.cipher.places import sealed
 from app.infra.database.columns import BigId
 from app.infra.database.tables import Row
 from app.kernel.ids import SessionId, UserId
@@ -28,7 +30,7 @@ class VerificationRow(Row):
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     public_id: Mapped[str] = mapped_column(unique=True)
-    phone: Mapped[bytes]
+    phone: Mapped[bytes] = mapped_column(info=sealed("personal", SERVER_KEY))
     phone_index: Mapped[bytes]
     address_index: Mapped[bytes]
     prefix: Mapped[str]

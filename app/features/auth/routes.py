@@ -20,8 +20,10 @@ from app.features.sessions.revocations import RevocationList
 from app.transport.http.answers import ok
 from app.transport.http.client_address import ClientAddressDep
 from app.transport.http.dependencies import ServicesDep
+from app.transport.http.limits import limited_by
 from app.transport.http.problems import problem_responses
 from app.transport.http.routing import SliceRouter
+from app.transport.limits import LimitClass
 
 router = SliceRouter(prefix="/auth", tags=["Auth"])
 
@@ -29,6 +31,7 @@ router = SliceRouter(prefix="/auth", tags=["Auth"])
 @router.post(
     "/send-verification", response_model=Verification, responses=problem_responses(429, 503)
 )
+@limited_by(LimitClass.SIGN_IN)
 async def post_send_verification(
     services: ServicesDep, address: ClientAddressDep, body: SendVerification
 ) -> Response:
@@ -40,6 +43,7 @@ async def post_send_verification(
         index=services.index,
         hasher=services.rules.one(CodeHasher),
         events=services.events,
+        limiter=services.limiter,
         limits=services.settings.sms,
         phone=body.phone,
         address=address,
@@ -62,6 +66,7 @@ async def post_send_verification(
     response_model=SignedIn | SignedInByCookie | PasswordRequired,
     responses=problem_responses(400, 403),
 )
+@limited_by(LimitClass.CODE_CHECKS)
 async def post_verify_code(
     services: ServicesDep, delivery: TokenDeliveryDep, address: ClientAddressDep, body: VerifyCode
 ) -> Response:

@@ -1,10 +1,10 @@
 """What routes ask for: the session of this request."""
 
-from typing import Annotated
+from typing import Annotated, cast
 
 from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
 from app.features.sessions.authenticate import CurrentSession, authenticate
 from app.features.sessions.cookies import CookieName, find_cookie
@@ -12,10 +12,11 @@ from app.features.sessions.csrf import require_csrf_token, require_own_page
 from app.features.sessions.errors import RefreshTokenInvalid
 from app.features.sessions.refresh import find_refreshable_session
 from app.infra.services import Services
-from app.kernel.ids import SessionId
-from app.kernel.problems import Unauthenticated
+from app.kernel.ids import SessionId, UserId
+from app.kernel.problems import Problem, Unauthenticated, Unavailable
 from app.transport.http.dependencies import ServicesDep
 
+_FOUND = "messenger.session"
 _bearer = HTTPBearer(
     auto_error=False,
     bearerFormat="JWT",
@@ -26,7 +27,7 @@ _bearer = HTTPBearer(
 
 
 async def get_current_session(
-    connection: HTTPConnection,
+    request: Request,
     services: ServicesDep,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> CurrentSession:
@@ -37,21 +38,53 @@ async def get_current_session(
         TokenRefused: see `authenticate`.
         OriginRefused, CsrfRefused: only by cookie, and only for what may change something.
     """
+    found = cast("CurrentSession | Problem | None", request.scope.get(_FOUND))
+    if isinstance(found, Problem):
+        raise found
+    if found is not None:
+        return found
+    try:
+        session = await _find_session(services, request, credentials)
+    except Problem as problem:
+        request.scope[_FOUND] = problem
+        raise
+    request.scope[_FOUND] = session
+    return session
+
+
+async def _find_session(
+    services: Services, request: Request, credentials: HTTPAuthorizationCredentials | None
+) -> CurrentSession:
     if credentials is not None:
         return await authenticate(services, credentials.credentials)
-    return await authenticate_browser(services, connection)
-
-
-async def authenticate_browser(services: Services, connection: HTTPConnection) -> CurrentSession:
-    """The session of the access token in the cookie, once the call is our own page's."""
-    token = find_cookie(services, connection, CookieName.ACCESS)
+    token = find_cookie(services, request, CookieName.ACCESS)
     if token is None:
         raise Unauthenticated
-    require_own_page(services, connection)
+    require_own_page(services, request)
     session = await authenticate(services, token)
-    csrf = find_cookie(services, connection, CookieName.CSRF)
-    require_csrf_token(services, connection, session_id=session.session_id, cookie=csrf)
+    csrf = find_cookie(services, request, CookieName.CSRF)
+    require_csrf_token(services, request, session_id=session.session_id, cookie=csrf)
     return session
+
+
+class SessionCallerFinder:
+    """Who is calling, for limits. The session that it finds is that of the request."""
+
+    async def find_caller(self, services: Services, connection: HTTPConnection) -> UserId | None:
+        """As `CallerFinder`.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        request = cast("Request", connection)
+        try:
+            credentials = await _bearer(request)
+            session = await get_current_session(request, services, credentials)
+        except Unavailable:
+            raise
+        except Problem:
+            return None
+        return session.user_id
 
 
 async def take_refresh_cookie(services: Services, connection: HTTPConnection) -> str:
@@ -73,7 +106,7 @@ async def take_refresh_cookie(services: Services, connection: HTTPConnection) ->
 
 
 async def get_csrf_session(
-    connection: HTTPConnection,
+    request: Request,
     services: ServicesDep,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> SessionId:
@@ -83,9 +116,9 @@ async def get_csrf_session(
         Unauthenticated, TokenRefused: see there.
     """
     try:
-        return (await get_current_session(connection, services, credentials)).session_id
+        return (await get_current_session(request, services, credentials)).session_id
     except Unauthenticated:
-        token = find_cookie(services, connection, CookieName.REFRESH)
+        token = find_cookie(services, request, CookieName.REFRESH)
         if credentials is not None or token is None:
             raise
         session_id = await find_refreshable_session(services.db, token)

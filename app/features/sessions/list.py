@@ -73,7 +73,7 @@ async def list_sessions(
             SessionView(
                 id=row.id,
                 kind=row.kind,
-                device_name=key.open_text(
+                device_name=key.find_text(
                     row.device_name, table=table, column=column, row_id=row.id
                 ),
                 place=key.open_text(

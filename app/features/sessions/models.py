@@ -5,6 +5,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.infra.cipher.places import sealed
 from app.infra.database.columns import BigId
 from app.infra.database.tables import Row
 from app.kernel.ids import ChatId, SessionId, UserId
@@ -29,7 +30,7 @@ class SessionRow(Row):
     id: Mapped[SessionId] = mapped_column(BigId, primary_key=True)
     user_id: Mapped[UserId] = mapped_column(BigInteger)
     kind: Mapped[str]
-    device_name: Mapped[bytes | None]
+    device_name: Mapped[bytes | None] = mapped_column(info=sealed("personal", "user:{user_id}"))
     created_at: Mapped[datetime]
     last_used_at: Mapped[datetime]
     idle_expires_at: Mapped[datetime] = mapped_column(index=True)
@@ -53,7 +54,8 @@ class RefreshTokenRow(Row):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
     used_at: Mapped[datetime | None]
-    successor: Mapped[bytes | None]
+    # Under the key of the session's user.
+    successor: Mapped[bytes | None] = mapped_column(info=sealed("always", "", brief=True))
 
 
 class TicketRow(Row):

@@ -205,12 +205,15 @@ async def _rotate(
 
 async def _open_successor(tx: Tx, keyring: Keyring, presented: _Presented) -> str:
     key = await keyring.require(tx, user_key(presented.user_id))
-    return key.open(
-        presented.successor or b"",
+    successor = key.find_text(
+        presented.successor,
         table="refresh_tokens",
         column="successor",
         row_id=_row_id(presented.hash),
-    ).decode()
+    )
+    if successor is None:
+        raise RefreshTokenInvalid
+    return successor
 
 
 async def _end_replayed(tx: Tx, revocations: RevocationList, presented: _Presented) -> None:
