@@ -19,7 +19,6 @@ from app.transport.stopping import GRACEFUL_SECONDS, end_by
 from app.transport.websocket.frames import MAX_FRAME_BYTES
 from app.transport.websocket.protocol import FrameProtocol
 
-_MAX_CONNECTIONS = 20_000
 # The time for a pong is a heartbeat, within these. With the ten seconds of presence, a half-open line is
 # offline within a minute.
 _LEAST_PONG_SECONDS = 5
@@ -72,7 +71,7 @@ def serve(settings: Settings) -> None:
         server_header=False,
         access_log=False,  # our own lines name the route, never the path with its token
         log_config=None,
-        limit_concurrency=_MAX_CONNECTIONS,
+        limit_concurrency=settings.server.max_connections,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
         timeout_keep_alive=75,
     )

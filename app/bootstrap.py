@@ -35,6 +35,9 @@ from app.infra.database.errors import CONNECT_ERRORS
 from app.infra.database.migrate import migrate
 from app.infra.database.process_lock import ProcessLock, SecondProcessError
 from app.infra.database.tx import Tx
+from app.infra.limits.memory import MemoryLimiter
+from app.infra.limits.port import Limiter
+from app.infra.limits.redis import RedisLimiter
 from app.infra.logging.setup import configure_logging
 from app.infra.presence.memory import MemoryPresence
 from app.infra.presence.port import PresenceStore
@@ -51,20 +54,19 @@ from app.kernel.problems import Unavailable
 from app.kernel.rules import Rules
 from app.settings import SecretSettings, Settings, SettingsError, load_settings
 from app.transport.feature import Job
+from app.transport.http.bare_server import harden
 from app.transport.http.health import health_router
 from app.transport.http.middleware import install_edge
 from app.transport.http.pages import install_pages
 from app.transport.http.problems import install_problem_handlers
+from app.transport.http.security_headers import SecurityHeadersMiddleware
 from app.transport.jobs import JobRunner
-from app.transport.stopping import CLOSING_SECONDS, Stop
+from app.transport.stopping import CLOSING_SECONDS, Stop, find_server
 from app.transport.websocket.asyncapi import install_asyncapi
 
 VERSION = "0.1.0"
 API_PREFIX = "/api/v1"
-_LAUNCHER_ADDS = (
-    "a deadline for the head of requests, a concurrency cap, faster sockets, no deflate, "
-    "no belief in proxy headers, no Server header"
-)
+_LAUNCHER_ADDS = "faster sockets, no deflate, no belief in proxy headers"
 _LEAST_ROUNDS = 600_000
 _LEAST_CODE_ROUNDS = 10
 _LEAST_PASSWORD_ROUNDS = 12
@@ -128,8 +130,11 @@ class StartGuard:
             return
         watch_supervisor()
         stop: Stop = app.state.stop
+        server = find_server()
         stop.watch()
         if not is_launched():
+            if server is not None:
+                harden(server, max_connections=app.state.settings.server.max_connections)
             log.warning("started_without_launcher", python_m_app_adds=_LAUNCHER_ADDS)
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -230,6 +235,10 @@ def build_app(settings: Settings) -> FastAPI:
         trusted_proxies=settings.server.trusted_proxies,
         max_body_size=settings.server.max_body_size,
     )
+    if settings.server.enable_security_headers:
+        app.add_middleware(
+            SecurityHeadersMiddleware, trusted_proxies=settings.server.trusted_proxies
+        )
     return app
 
 
@@ -330,6 +339,8 @@ async def open_services(
             rules.register(entry.kind, entry.rule)
     presence = _make_presence(settings)
     stack.push_async_callback(presence.close)
+    limiter = _make_limiter(settings)
+    stack.push_async_callback(limiter.close)
     sms = choose_sms(settings)
     stack.push_async_callback(sms.close)
     return Services(
@@ -343,6 +354,7 @@ async def open_services(
         sms=sms,
         bus=bus,
         presence=presence,
+        limiter=limiter,
         events=events,
         rules=rules,
     )
@@ -380,6 +392,12 @@ def _make_presence(settings: Settings) -> PresenceStore:
     if settings.redis.use:
         return RedisPresence(settings.redis.url.get_secret_value())
     return MemoryPresence()
+
+
+def _make_limiter(settings: Settings) -> Limiter:
+    if settings.redis.use:
+        return RedisLimiter(settings.redis.url.get_secret_value())
+    return MemoryLimiter()
 
 
 async def _check_stop(stop: Stop) -> None:

@@ -81,6 +81,17 @@ class ServerSettings(Group):
         alias="TRUSTED_PROXIES",
         description="Networks of our own proxies, with commas; only they may name the client by X-Forwarded-For.",
     )
+    enable_security_headers: bool = Field(
+        default=True,
+        alias="ENABLE_SECURITY_HEADERS",
+        description="Send Content-Security-Policy and the like with every answer, and HSTS over HTTPS.",
+    )
+    max_connections: int = Field(
+        20_000,
+        alias="MAX_CONNECTIONS",
+        ge=1,
+        description="Connections of one worker of `python -m app`; with more, requests are answered 503.",
+    )
     max_body_size: int = Field(
         1_048_576,
         alias="MAX_BODY_SIZE",
@@ -279,6 +290,24 @@ class SmsSettings(Group):
         ge=1,
         description="Codes to one number prefix (country and area) in an hour.",
     )
+    limit_per_prefix_day: int = Field(
+        1000,
+        alias="SMS_LIMIT_PER_PREFIX_DAY",
+        ge=1,
+        description="Codes to one number prefix in 24 hours.",
+    )
+    limit_per_country: int = Field(
+        5000,
+        alias="SMS_LIMIT_PER_COUNTRY",
+        ge=1,
+        description="Codes to one country in 24 hours.",
+    )
+    limit_in_all: int = Field(
+        20_000,
+        alias="SMS_LIMIT_IN_ALL",
+        ge=1,
+        description="Codes in 24 hours, whoever asks and wherever to: what a day may cost at most.",
+    )
     limit_per_day: int = Field(
         20,
         alias="SMS_LIMIT_PER_DAY",
@@ -414,6 +443,113 @@ class PeopleSettings(Group):
     )
 
 
+class LimitSettings(Group):
+    """How often one account, or one address before sign-in, may call. Each class counts by itself."""
+
+    enabled: bool = Field(
+        default=True,
+        alias="ENABLE_RATE_LIMITS",
+        description="Count calls and refuse those over a limit; off only for tests and benchmarks.",
+    )
+    requests: int = Field(
+        600,
+        alias="RATE_LIMIT_REQUESTS",
+        ge=1,
+        description="API calls of one account, or of one address before sign-in, in RATE_LIMIT_WINDOW.",
+    )
+    window_seconds: int = Field(
+        60,
+        alias="RATE_LIMIT_WINDOW",
+        ge=1,
+        le=86_400,
+        description="Seconds in which RATE_LIMIT_REQUESTS are counted.",
+    )
+    sign_in: int = Field(
+        30,
+        alias="RATE_LIMIT_SIGN_IN",
+        ge=1,
+        description="Requests for sign-in codes from one address in 10 minutes; see also SMS_LIMIT_....",
+    )
+    code_checks: int = Field(
+        60,
+        alias="RATE_LIMIT_CODE_CHECKS",
+        ge=1,
+        description="Tries of codes and passwords from one address in 10 minutes.",
+    )
+    search: int = Field(
+        100,
+        alias="RATE_LIMIT_SEARCH",
+        ge=1,
+        description="Searches for people by one account in a minute.",
+    )
+    contact_import: int = Field(
+        60,
+        alias="RATE_LIMIT_CONTACT_IMPORT",
+        ge=1,
+        description="Imports of contacts (up to 500 each) by one account in an hour.",
+    )
+    sends: int = Field(
+        120,
+        alias="RATE_LIMIT_SENDS",
+        ge=1,
+        description="Messages sent by one account in a minute; ten forwarded ones count as one.",
+    )
+    sends_per_chat: int = Field(
+        60,
+        alias="RATE_LIMIT_SENDS_PER_CHAT",
+        ge=1,
+        description="Messages sent by one account to one chat in a minute.",
+    )
+    sends_burst: int = Field(
+        30,
+        alias="RATE_LIMIT_SENDS_BURST",
+        ge=1,
+        description="Messages sent by one account in 10 seconds.",
+    )
+    typing: int = Field(
+        120,
+        alias="RATE_LIMIT_TYPING",
+        ge=1,
+        description="Typing signals of one account in a minute.",
+    )
+    reads: int = Field(
+        600,
+        alias="RATE_LIMIT_READS",
+        ge=1,
+        description="Read marks moved by one account in a minute.",
+    )
+    catch_up: int = Field(
+        600,
+        alias="RATE_LIMIT_CATCH_UP",
+        ge=1,
+        description="Differences and resumes of one account in a minute.",
+    )
+    calls: int = Field(
+        600,
+        alias="RATE_LIMIT_CALLS",
+        ge=1,
+        description="Call signals of one account in a minute.",
+    )
+    outreach: int = Field(
+        300,
+        alias="RATE_LIMIT_OUTREACH",
+        ge=1,
+        description="New private chats, groups, channels, invites and additions of members by one account in 24 hours.",
+    )
+    outreach_new: int = Field(
+        50,
+        alias="RATE_LIMIT_OUTREACH_NEW",
+        ge=1,
+        description="The same for an account younger than seven days.",
+    )
+    sockets: int = Field(
+        120,
+        alias="RATE_LIMIT_SOCKETS",
+        ge=1,
+        description="Sockets opened by one account in a minute; one more is closed with 4429.",
+    )
+
+
 class UpdateSettings(Group):
     """How far back devices catch up."""
 
@@ -465,6 +601,7 @@ class Settings:
     two_step: TwoStepSettings
     websocket: WebSocketSettings
     people: PeopleSettings
+    limits: LimitSettings
     updates: UpdateSettings
     log: LogSettings
 
@@ -497,6 +634,7 @@ GROUPS: dict[str, type[Group]] = {
     "two_step": TwoStepSettings,
     "websocket": WebSocketSettings,
     "people": PeopleSettings,
+    "limits": LimitSettings,
     "updates": UpdateSettings,
     "log": LogSettings,
 }

@@ -41,7 +41,6 @@ async def create_password_token(
                 table="password_tokens",
                 column="device_name",
                 row_id=_row_id(token_hash),
-                encrypt=keyring.personal,
             ),
             attempts=0,
             created_at=tx.now,

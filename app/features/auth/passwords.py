@@ -9,11 +9,12 @@ but changing that key would lock everybody out.
 import base64
 import hashlib
 import hmac
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
 from app.features.auth.errors import PasswordTooCommon
-from app.infra.hashing import SlowHasher
+from app.infra.hashing import HashingBusy, SlowHasher
 from app.kernel.ids import UserId
 from app.kernel.problems import FieldError
 
@@ -24,6 +25,8 @@ MAX_LENGTH = 128
 # had better come again.
 HASHING_THREADS = 1
 MAX_WAITING = 30
+# Tries at a password are counted; choosing one is not, so nobody fills the queue by that.
+_CHOICES_AT_ONCE = 2
 
 _COMMON = Path(__file__).with_name("common_passwords.txt")
 _SERVICE_WORDS = ("messenger", "telegram", "password")
@@ -37,6 +40,7 @@ class PasswordHasher:
 
     def __init__(self, hasher: SlowHasher) -> None:
         self._hasher = hasher
+        self._choosing: Counter[UserId] = Counter()
         self._common = _read_common()
 
     async def hash_new(
@@ -46,9 +50,18 @@ class PasswordHasher:
 
         Raises:
             password_too_common
-            hashing_busy
+            hashing_busy: also for the third choice of one person at a time.
         """
-        return await self._hasher.hash(self._read(password, user_id, personal_words))
+        digest = self._read(password, user_id, personal_words)
+        if self._choosing[user_id] >= _CHOICES_AT_ONCE:
+            raise HashingBusy(retry_after=1)
+        self._choosing[user_id] += 1
+        try:
+            return await self._hasher.hash(digest)
+        finally:
+            self._choosing[user_id] -= 1
+            if not self._choosing[user_id]:
+                del self._choosing[user_id]
 
     async def matches(self, password: str, *, user_id: UserId, hashed: bytes) -> bool:
         """Whether `hash_new` made `hashed` of it. Raises hashing_busy."""

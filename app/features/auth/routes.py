@@ -19,8 +19,10 @@ from app.features.sessions.routes import render_tokens
 from app.transport.http.answers import ok
 from app.transport.http.client_address import ClientAddressDep
 from app.transport.http.dependencies import ServicesDep
+from app.transport.http.limits import limited_by
 from app.transport.http.problems import problem_responses
 from app.transport.http.routing import SliceRouter
+from app.transport.limits import LimitClass
 
 router = SliceRouter(prefix="/auth", tags=["Auth"])
 
@@ -28,6 +30,7 @@ router = SliceRouter(prefix="/auth", tags=["Auth"])
 @router.post(
     "/send-verification", response_model=Verification, responses=problem_responses(429, 503)
 )
+@limited_by(LimitClass.SIGN_IN)
 async def post_send_verification(
     services: ServicesDep, address: ClientAddressDep, body: SendVerification
 ) -> Response:
@@ -39,6 +42,7 @@ async def post_send_verification(
         index=services.index,
         hasher=services.rules.one(CodeHasher),
         events=services.events,
+        limiter=services.limiter,
         limits=services.settings.sms,
         phone=body.phone,
         address=address,
@@ -61,6 +65,7 @@ async def post_send_verification(
     response_model=SignedIn | PasswordRequired,
     responses=problem_responses(400),
 )
+@limited_by(LimitClass.CODE_CHECKS)
 async def post_verify_code(
     services: ServicesDep, address: ClientAddressDep, body: VerifyCode
 ) -> Response:

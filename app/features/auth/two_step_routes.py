@@ -41,8 +41,10 @@ from app.kernel.clock import format_time
 from app.transport.http.answers import created, no_content, ok
 from app.transport.http.client_address import ClientAddressDep
 from app.transport.http.dependencies import ServicesDep
+from app.transport.http.limits import limited_by
 from app.transport.http.problems import problem_responses
 from app.transport.http.routing import SliceRouter
+from app.transport.limits import LimitClass
 
 router = SliceRouter(prefix="/auth", tags=["Auth"])
 
@@ -50,6 +52,7 @@ router = SliceRouter(prefix="/auth", tags=["Auth"])
 @router.post(
     "/verify-password", response_model=SignedIn, responses=problem_responses(400, 429, 503)
 )
+@limited_by(LimitClass.CODE_CHECKS)
 async def post_verify_password(
     services: ServicesDep, address: ClientAddressDep, body: VerifyPassword
 ) -> Response:
@@ -86,6 +89,7 @@ async def post_verify_password(
     response_model=Confirmed,
     responses=problem_responses(400, 401, 403, 404, 429, 503),
 )
+@limited_by(LimitClass.CODE_CHECKS)
 async def post_confirm(
     services: ServicesDep, session: CurrentSessionDep, address: ClientAddressDep, body: Confirm
 ) -> Response:
@@ -200,6 +204,7 @@ async def post_recovery_codes(services: ServicesDep, session: CurrentSessionDep)
 
 
 @router.post("/two-step/reset", response_model=ResetState, responses=problem_responses(400))
+@limited_by(LimitClass.CODE_CHECKS)
 async def post_reset(services: ServicesDep, body: PasswordToken) -> Response:
     """The second factor is lost: ask for its removal. All my devices are told, and each can cancel
     it; after the waiting period the same call removes it, and a new code signs in.

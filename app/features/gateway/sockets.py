@@ -21,9 +21,13 @@ from app.features.gateway.schemas import AuthFrame, PingFrame, ResumeFrame
 from app.features.sessions.authenticate import authenticate_socket
 from app.features.sessions.errors import TokenRefused
 from app.infra.logging.context import current_log_context
-from app.kernel.problems import Invalid, Problem
+from app.infra.services import Services
+from app.infra.tokens.opaque import Purpose, is_token
+from app.kernel.problems import Invalid, Problem, RateLimited
+from app.transport.http.client_address import find_address
 from app.transport.http.problems import INTERNAL_ERROR_CODE, field_errors
 from app.transport.http.strict_json import JsonValue
+from app.transport.limits import LimitClass, is_spent, take
 from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
 from app.transport.websocket.frames import (
@@ -60,9 +64,17 @@ def socket_endpoint(*, of_chat: bool) -> ASGIApp:
         ):
             await send({"type": "websocket.close", "code": int(CloseCode.NOT_ALLOWED)})
             return
-        answer = await admit(
-            gateway.services, gateway.hub, token=parameters["token"], chat_text=chat_text
-        )
+        services, token = gateway.services, parameters["token"]
+        address = find_address(scope)
+        if is_token(token, Purpose.TICKET) and is_spent(services, address):
+            # A ticket costs a transaction, be it good or not: guessing them must not.
+            answer: Admission | CloseCode = CloseCode.TOO_MANY
+        else:
+            answer = await admit(services, gateway.hub, token=token, chat_text=chat_text)
+        if answer is CloseCode.NOT_SIGNED_IN:
+            answer = await _count_refusal(services, address)
+        if isinstance(answer, Admission):
+            answer = await _count_opening(services, answer)
         if gateway.is_stopping:
             answer = CloseCode.SERVICE_RESTART
         await send({"type": "websocket.accept"})
@@ -72,6 +84,24 @@ def socket_endpoint(*, of_chat: bool) -> ASGIApp:
             await send({"type": "websocket.close", "code": int(answer)})
 
     return _Endpoint(serve)
+
+
+async def _count_opening(services: Services, admission: Admission) -> Admission | CloseCode:
+    """Who reconnects without a pause costs more than who stays."""
+    try:
+        await take(services, LimitClass.SOCKETS, user_id=admission.session.user_id)
+    except RateLimited:
+        return CloseCode.TOO_MANY
+    return admission
+
+
+async def _count_refusal(services: Services, address: str) -> CloseCode:
+    """Bad tokens count as those of requests do: for the address."""
+    try:
+        await take(services, LimitClass.API, user_id=None, address=address)
+    except RateLimited:
+        return CloseCode.TOO_MANY
+    return CloseCode.NOT_SIGNED_IN
 
 
 class _Endpoint:
@@ -220,6 +250,7 @@ class Socket:
                 _parse(PingFrame, frame.data)
                 self.connection.send(render_frame("pong", {}, request_id=frame.request_id))
             case "auth":
+                await self._count(LimitClass.API)
                 expires_in = await self._extend(_parse(AuthFrame, frame.data))
                 self._acknowledge(frame, {"expires_in": expires_in})
             case "resume":
@@ -243,9 +274,15 @@ class Socket:
             connection.chat_id,
             connection,
         )
+        # Who sends is counted by the slice, which knows what a send costs.
+        if kind.limit is not LimitClass.SENDS:
+            await self._count(kind.limit)
         result = await kind.handle(context, data)
         if result or frame.request_id is not None:
             self._acknowledge(frame, result or {})
+
+    async def _count(self, limit: LimitClass) -> None:
+        await take(self._gateway.services, limit, user_id=self.connection.user_id)
 
     def _acknowledge(self, frame: IncomingFrame, data: "dict[str, Any] | bytes") -> None:
         """`bytes` are JSON that was rendered before."""
@@ -268,8 +305,9 @@ class Socket:
 
     async def _resume(self, frame: IncomingFrame) -> None:
         try:
+            await self._count(LimitClass.CATCH_UP)
             data = _parse(ResumeFrame, frame.data)
-        except Invalid:
+        except Problem:
             self._gateway.catchup.abandon(self.connection)
             raise
         course = self._gateway.catchup.resume(
