@@ -67,6 +67,7 @@ _LAUNCHER_ADDS = (
 )
 _LEAST_ROUNDS = 600_000
 _LEAST_CODE_ROUNDS = 10
+_LEAST_PASSWORD_ROUNDS = 12
 
 log = structlog.stdlib.get_logger("app.start")
 
@@ -195,6 +196,8 @@ def _list_production_faults(settings: Settings) -> list[str]:
         faults.append(f"PBKDF2_ROUNDS: production needs {_LEAST_ROUNDS} or more")
     if settings.sms.code_hash_rounds < _LEAST_CODE_ROUNDS:
         faults.append(f"CODE_HASH_ROUNDS: production needs {_LEAST_CODE_ROUNDS} or more")
+    if settings.two_step.hash_rounds < _LEAST_PASSWORD_ROUNDS:
+        faults.append(f"TWO_STEP_HASH_ROUNDS: production needs {_LEAST_PASSWORD_ROUNDS} or more")
     return faults
 
 
@@ -310,10 +313,18 @@ async def open_services(
     keyring.on_invalid = partial(_record_invalid, events)
     stack.push_async_callback(events.close, db, keyring)
     tokens = AccessTokens(
-        secrets.secret_key, lifetime=timedelta(minutes=settings.tokens.access_minutes), clock=clock
+        secrets.secret_key,
+        previous_keys=secrets.previous_secret_keys,
+        lifetime=timedelta(minutes=settings.tokens.access_minutes),
+        clock=clock,
     )
     register_sessions(rules, bus, access_lifetime=tokens.lifetime)
-    register_auth(rules, keyring, code_hash_rounds=settings.sms.code_hash_rounds)
+    register_auth(
+        rules,
+        keyring,
+        code_hash_rounds=settings.sms.code_hash_rounds,
+        password_hash_rounds=settings.two_step.hash_rounds,
+    )
     for feature in FEATURES:
         for entry in feature.rules:
             rules.register(entry.kind, entry.rule)

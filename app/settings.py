@@ -159,6 +159,16 @@ class SecretSettings(Group):
     secret_key_file: Path | None = Field(
         None, alias="SECRET_KEY_FILE", description="File that holds SECRET_KEY instead."
     )
+    previous_secret_key: SecretStr | None = Field(
+        None,
+        alias="SECRET_KEY_PREVIOUS",
+        description="While SECRET_KEY is changed: the other key, whose tokens are accepted too; several with commas.",
+    )
+    previous_secret_key_file: Path | None = Field(
+        None,
+        alias="SECRET_KEY_PREVIOUS_FILE",
+        description="File that holds SECRET_KEY_PREVIOUS instead, one key a line.",
+    )
     master_key: SecretStr | None = Field(
         None,
         alias="MASTER_KEY",
@@ -310,6 +320,32 @@ class TokenSettings(Group):
     )
 
 
+class TwoStepSettings(Group):
+    """The second factor, and how long a proof of identity counts."""
+
+    hash_rounds: int = Field(
+        12,
+        alias="TWO_STEP_HASH_ROUNDS",
+        ge=4,
+        le=16,
+        description="bcrypt cost of second passwords; production refuses less than 12.",
+    )
+    reset_days: int = Field(
+        7,
+        alias="TWO_STEP_RESET_DAYS",
+        ge=1,
+        le=90,
+        description="Days that an owner who lost the second factor waits for its removal; all devices are told.",
+    )
+    fresh_minutes: int = Field(
+        15,
+        alias="FRESH_MINUTES",
+        ge=1,
+        le=1440,
+        description="Minutes after a sign-in or confirmation in which a session may make sensitive changes.",
+    )
+
+
 class WebSocketSettings(Group):
     """Limits of live connections."""
 
@@ -426,6 +462,7 @@ class Settings:
     secrets: SecretSettings
     sms: SmsSettings
     tokens: TokenSettings
+    two_step: TwoStepSettings
     websocket: WebSocketSettings
     people: PeopleSettings
     updates: UpdateSettings
@@ -457,6 +494,7 @@ GROUPS: dict[str, type[Group]] = {
     "secrets": SecretSettings,
     "sms": SmsSettings,
     "tokens": TokenSettings,
+    "two_step": TwoStepSettings,
     "websocket": WebSocketSettings,
     "people": PeopleSettings,
     "updates": UpdateSettings,

@@ -158,7 +158,7 @@ async def renew(
 async def convert() -> None:
     """Store all rows as ENCRYPT_PERSONAL_DATA and ENCRYPT_MESSAGES say now."""
     async with _open_desk() as desk:
-        wanted = {kind: is_encrypted(desk.keyring, kind) for kind in KINDS}
+        wanted: dict[Kind, bool] = {kind: is_encrypted(desk.keyring, kind) for kind in KINDS}
         await desk.db.write(lambda tx: note_forms(tx, wanted), timeout_seconds=600)
         await desk.db.read(desk.keyring.watch)
         for kind in KINDS:

@@ -27,6 +27,7 @@ class Secrets:
     secret_key: bytes = field(repr=False)
     master_key: bytes = field(repr=False)
     index_key: bytes = field(repr=False)
+    previous_secret_keys: tuple[bytes, ...] = field(default=(), repr=False)
     index_key_new: bytes | None = field(default=None, repr=False)
 
 
@@ -64,12 +65,40 @@ def load_secrets(settings: Settings, *, may_generate: bool = True) -> Secrets:
             )
         except SettingsError as error:
             faults.extend(error.faults)
+    previous: tuple[bytes, ...] = ()
+    try:
+        previous = _load_previous(settings)
+    except SettingsError as error:
+        faults.extend(error.faults)
     if settings.is_production and len(set(values.values())) < len(values):
         faults.append("SECRET_KEY, MASTER_KEY and INDEX_KEY must differ from each other")
     if faults:
         raise SettingsError(faults)
-    newer = load_new_key(settings, "INDEX_KEY")
-    return Secrets(values["SECRET_KEY"], values["MASTER_KEY"], values["INDEX_KEY"], newer)
+    return Secrets(
+        values["SECRET_KEY"],
+        values["MASTER_KEY"],
+        values["INDEX_KEY"],
+        previous,
+        load_new_key(settings, "INDEX_KEY"),
+    )
+
+
+def _load_previous(settings: Settings) -> tuple[bytes, ...]:
+    """The keys beside SECRET_KEY whose tokens still count: none, if none is named."""
+    name = "SECRET_KEY_PREVIOUS"
+    value, path = settings.secrets.previous_secret_key, settings.secrets.previous_secret_key_file
+    if value is not None and path is not None:
+        raise SettingsError([f"{name}: set it or {name}_FILE, not both"])
+    if value is not None:
+        parts = value.get_secret_value().encode().split(b",")
+    elif path is not None:
+        parts = _read_file(name, path).splitlines()
+    else:
+        return ()
+    keys = tuple(part.strip() for part in parts if part.strip())
+    if settings.is_production and any(_is_weak(key) for key in keys):
+        raise SettingsError([f"{name}: holds a key that is too weak for production"])
+    return keys
 
 
 def load_new_key(settings: Settings, name: Literal["MASTER_KEY", "INDEX_KEY"]) -> bytes | None:

@@ -23,6 +23,7 @@ TEST_ENVIRONMENT: Mapping[str, str] = {
     "LOG_LEVEL": "DEBUG",
     "PBKDF2_ROUNDS": "1000",
     "CODE_HASH_ROUNDS": "4",
+    "TWO_STEP_HASH_ROUNDS": "4",
     "SMS_PROVIDER": "file",
     "SMS_LIMIT_PER_PHONE": "1000000",
     "SMS_LIMIT_PER_ADDRESS": "1000000",

@@ -213,6 +213,8 @@ class Socket:
             self.connection.send(_render_failure(frame.request_id))
 
     async def _answer(self, frame: IncomingFrame) -> None:
+        if self._gateway.is_over(self.connection):
+            raise TokenRefused
         match frame.type:
             case "ping":
                 _parse(PingFrame, frame.data)

@@ -16,6 +16,9 @@ _LIVE = text("revoked_at IS NULL")
 class SessionRow(Row):
     """A signed-in device. It lives while `revoked_at` is empty and `idle_expires_at` is ahead,
     which every refresh moves on, but never beyond `expires_at`.
+
+    `authenticated_at`: when its holder last proved to be the owner, by signing in or confirming;
+    empty counts as long ago. `place`: the network of its last sign-in or refresh, in words.
     """
 
     __tablename__ = "sessions"
@@ -33,6 +36,8 @@ class SessionRow(Row):
     idle_expires_at: Mapped[datetime] = mapped_column(index=True)
     expires_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+    authenticated_at: Mapped[datetime | None]
+    place: Mapped[bytes | None]
 
 
 class RefreshTokenRow(Row):

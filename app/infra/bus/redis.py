@@ -9,9 +9,8 @@ from typing import Any
 import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from redis.exceptions import RedisError
 
-from app.infra.redis_client import make_redis
+from app.infra.redis_client import is_redis_outage, make_redis
 
 _PREFIX = "messenger:bus:"
 _NONCE_BYTES = 12
@@ -94,7 +93,9 @@ class RedisBus:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 await self._send(batch)
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:
+                if not is_redis_outage(error):
+                    raise
                 reason = type(error).__name__
                 await asyncio.sleep(_backoff(attempt))
             else:
@@ -116,7 +117,9 @@ class RedisBus:
             started = clock()
             try:
                 await self._listen(is_first=is_first)
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:
+                if not is_redis_outage(error):
+                    raise
                 is_first = False
                 failures = 1 if clock() - started > _STABLE_SECONDS else failures + 1
                 if failures == 1:  # one line an outage, not one a try
