@@ -13,7 +13,7 @@ from app.features.auth.password_tokens import (
 )
 from app.features.auth.passwords import PasswordHasher
 from app.features.auth.prove import Counted, Proof, compare, count_try, settle
-from app.features.auth.tries import Asker
+from app.features.auth.tries import Asker, give_back
 from app.features.auth.verify_code import SignedIn
 from app.features.sessions.open import open_session
 from app.features.sessions.revocations import RevocationList
@@ -73,10 +73,15 @@ async def verify_password(
         return half, await count_try(tx, keyring, user_id=user_id, asker=asker)
 
     half, counted = await db.write(begin)
+
+    async def give_all_back(tx: Tx) -> None:
+        await return_attempt(tx, half.hash)
+        await give_back(tx, counted.try_id)
+
     try:
-        is_right = await compare(db, hasher, counted, step.proof)
+        is_right = await compare(hasher, counted, step.proof)
     except HashingBusy:
-        await db.write(lambda tx: return_attempt(tx, half.hash))
+        await db.write(give_all_back)
         raise
 
     async def work(tx: Tx) -> SignedIn:
