@@ -3,6 +3,7 @@
 Every field is one environment variable, named by its alias; `env.example` is generated from here.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -22,9 +23,11 @@ class Environment(StrEnum):
 class SettingsError(Exception):
     """The configuration is wrong; one sentence for each fault, each naming its variable."""
 
-    def __init__(self, faults: list[str]) -> None:
+    def __init__(self, faults: list[str], *, rest: "Settings | None" = None) -> None:
+        """`rest`: the settings with defaults in the place of what cannot be read."""
         super().__init__("\n".join(faults))
         self.faults = faults
+        self.rest = rest
 
 
 class Group(BaseSettings):
@@ -43,6 +46,19 @@ class Group(BaseSettings):
 def _split_list(value: str) -> list[str]:
     """`a, b` -> `["a", "b"]`: lists are written with commas."""
     return [part.strip() for part in value.split(",") if part.strip()]
+
+
+_ORIGIN = re.compile(
+    r"https?://(?:[a-z0-9](?:[a-z0-9.-]{0,253}[a-z0-9])?|\[[0-9a-f:.]{2,45}\])(?::[1-9][0-9]{0,4})?"
+)
+
+
+def require_origins(origins: list[str]) -> list[str]:
+    """Exact origins, written as browsers write them; whatever else stands there would never match, or match all."""
+    if not all(_ORIGIN.fullmatch(origin) for origin in origins):
+        msg = "each must be like https://app.example.org: no *, no null, no path, lower case"
+        raise ValueError(msg)
+    return origins
 
 
 class ServerSettings(Group):
@@ -81,6 +97,17 @@ class ServerSettings(Group):
         alias="TRUSTED_PROXIES",
         description="Networks of our own proxies, with commas; only they may name the client by X-Forwarded-For.",
     )
+    enable_security_headers: bool = Field(
+        default=True,
+        alias="ENABLE_SECURITY_HEADERS",
+        description="Send Content-Security-Policy and the like with every answer, and HSTS over HTTPS.",
+    )
+    max_connections: int = Field(
+        20_000,
+        alias="MAX_CONNECTIONS",
+        ge=1,
+        description="Connections of one worker of `python -m app`; with more, requests are answered 503.",
+    )
     max_body_size: int = Field(
         1_048_576,
         alias="MAX_BODY_SIZE",
@@ -116,6 +143,12 @@ class DatabaseSettings(Group):
         le=200,
         description="Connections of one worker to PostgreSQL.",
     )
+    allow_plaintext: bool = Field(
+        default=False,
+        alias="DATABASE_ALLOW_PLAINTEXT",
+        description="Production takes a line to PostgreSQL on another machine without TLS: only where the"
+        " network is private.",
+    )
 
     @model_validator(mode="after")
     def _url_fits_type(self) -> "DatabaseSettings":
@@ -145,6 +178,12 @@ class RedisSettings(Group):
         SecretStr("redis://localhost:6379/0"),
         alias="REDIS_URL",
         description="Address of Redis.",
+    )
+    allow_plaintext: bool = Field(
+        default=False,
+        alias="REDIS_ALLOW_PLAINTEXT",
+        description="Production takes a line to Redis on another machine without TLS: only where the network"
+        " is private.",
     )
 
 
@@ -228,7 +267,7 @@ class SmsSettings(Group):
         description="console (prints it), file (VAR_DIR/sms.jsonl), twilio or http (production: one of these).",
     )
     timeout_seconds: float = Field(
-        8.0,
+        4.0,
         alias="SMS_TIMEOUT",
         gt=0,
         le=30,
@@ -278,6 +317,24 @@ class SmsSettings(Group):
         alias="SMS_LIMIT_PER_PREFIX",
         ge=1,
         description="Codes to one number prefix (country and area) in an hour.",
+    )
+    limit_per_prefix_day: int = Field(
+        1000,
+        alias="SMS_LIMIT_PER_PREFIX_DAY",
+        ge=1,
+        description="Codes to one number prefix in 24 hours.",
+    )
+    limit_per_country: int = Field(
+        5000,
+        alias="SMS_LIMIT_PER_COUNTRY",
+        ge=1,
+        description="Codes to one country in 24 hours.",
+    )
+    limit_in_all: int = Field(
+        20_000,
+        alias="SMS_LIMIT_IN_ALL",
+        ge=1,
+        description="Codes in 24 hours, whoever asks and wherever to: what a day may cost at most.",
     )
     limit_per_day: int = Field(
         20,
@@ -391,6 +448,37 @@ class WebSocketSettings(Group):
     def _parse_origins(cls, value: object) -> object:
         return _split_list(value) if isinstance(value, str) else value
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        return require_origins(value)
+
+
+class BrowserSettings(Group):
+    """Pages in browsers that use the API."""
+
+    cors_origins: Annotated[list[str], NoDecode] = Field(
+        default_factory=list[str],
+        alias="CORS_ORIGINS",
+        description="Origins, with commas, whose pages may use the API and open sockets beside our own;"
+        " empty: none. Never *.",
+    )
+    csrf_protection: bool = Field(
+        default=True,
+        alias="ENABLE_CSRF_PROTECTION",
+        description="Ask calls that a cookie signs in for the page's origin and a CSRF token.",
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _parse_origins(cls, value: object) -> object:
+        return _split_list(value) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        return require_origins(value)
+
 
 class PeopleSettings(Group):
     """Who finds whom, and how large a chat grows."""
@@ -411,6 +499,113 @@ class PeopleSettings(Group):
         alias="MAX_GROUP_MEMBERS",
         ge=2,
         description="Members of one group or channel at most.",
+    )
+
+
+class LimitSettings(Group):
+    """How often one account, or one address before sign-in, may call. Each class counts by itself."""
+
+    enabled: bool = Field(
+        default=True,
+        alias="ENABLE_RATE_LIMITS",
+        description="Count calls and refuse those over a limit; off only for tests and benchmarks.",
+    )
+    requests: int = Field(
+        600,
+        alias="RATE_LIMIT_REQUESTS",
+        ge=1,
+        description="API calls of one account, or of one address before sign-in, in RATE_LIMIT_WINDOW.",
+    )
+    window_seconds: int = Field(
+        60,
+        alias="RATE_LIMIT_WINDOW",
+        ge=1,
+        le=86_400,
+        description="Seconds in which RATE_LIMIT_REQUESTS are counted.",
+    )
+    sign_in: int = Field(
+        30,
+        alias="RATE_LIMIT_SIGN_IN",
+        ge=1,
+        description="Requests for sign-in codes from one address in 10 minutes; see also SMS_LIMIT_....",
+    )
+    code_checks: int = Field(
+        60,
+        alias="RATE_LIMIT_CODE_CHECKS",
+        ge=1,
+        description="Tries of codes and passwords from one address in 10 minutes.",
+    )
+    search: int = Field(
+        100,
+        alias="RATE_LIMIT_SEARCH",
+        ge=1,
+        description="Searches for people by one account in a minute.",
+    )
+    contact_import: int = Field(
+        60,
+        alias="RATE_LIMIT_CONTACT_IMPORT",
+        ge=1,
+        description="Imports of contacts (up to 500 each) by one account in an hour.",
+    )
+    sends: int = Field(
+        120,
+        alias="RATE_LIMIT_SENDS",
+        ge=1,
+        description="Messages sent by one account in a minute; ten forwarded ones count as one.",
+    )
+    sends_per_chat: int = Field(
+        60,
+        alias="RATE_LIMIT_SENDS_PER_CHAT",
+        ge=1,
+        description="Messages sent by one account to one chat in a minute.",
+    )
+    sends_burst: int = Field(
+        30,
+        alias="RATE_LIMIT_SENDS_BURST",
+        ge=1,
+        description="Messages sent by one account in 10 seconds.",
+    )
+    typing: int = Field(
+        120,
+        alias="RATE_LIMIT_TYPING",
+        ge=1,
+        description="Typing signals of one account in a minute.",
+    )
+    reads: int = Field(
+        600,
+        alias="RATE_LIMIT_READS",
+        ge=1,
+        description="Read marks moved by one account in a minute.",
+    )
+    catch_up: int = Field(
+        600,
+        alias="RATE_LIMIT_CATCH_UP",
+        ge=1,
+        description="Differences and resumes of one account in a minute.",
+    )
+    calls: int = Field(
+        600,
+        alias="RATE_LIMIT_CALLS",
+        ge=1,
+        description="Call signals of one account in a minute.",
+    )
+    outreach: int = Field(
+        300,
+        alias="RATE_LIMIT_OUTREACH",
+        ge=1,
+        description="New private chats, groups, channels, invites and additions of members by one account in 24 hours.",
+    )
+    outreach_new: int = Field(
+        50,
+        alias="RATE_LIMIT_OUTREACH_NEW",
+        ge=1,
+        description="The same for an account younger than seven days.",
+    )
+    sockets: int = Field(
+        120,
+        alias="RATE_LIMIT_SOCKETS",
+        ge=1,
+        description="Sockets opened by one account in a minute; one more is closed with 4429.",
     )
 
 
@@ -464,7 +659,9 @@ class Settings:
     tokens: TokenSettings
     two_step: TwoStepSettings
     websocket: WebSocketSettings
+    browser: BrowserSettings
     people: PeopleSettings
+    limits: LimitSettings
     updates: UpdateSettings
     log: LogSettings
 
@@ -484,7 +681,9 @@ class Settings:
         if self.database.type == "sqlite":
             return f"sqlite:///{quote(str(self.sqlite_path))}"
         url = self.database.url.get_secret_value() if self.database.url else ""
-        return "postgresql+asyncpg://" + url.partition("://")[2]
+        # asyncpg's word for what everybody else calls sslmode.
+        rest = re.sub(r"(?<=[?&])sslmode=", "ssl=", url.partition("://")[2])
+        return "postgresql+asyncpg://" + rest
 
 
 GROUPS: dict[str, type[Group]] = {
@@ -496,7 +695,9 @@ GROUPS: dict[str, type[Group]] = {
     "tokens": TokenSettings,
     "two_step": TwoStepSettings,
     "websocket": WebSocketSettings,
+    "browser": BrowserSettings,
     "people": PeopleSettings,
+    "limits": LimitSettings,
     "updates": UpdateSettings,
     "log": LogSettings,
 }
@@ -517,9 +718,25 @@ def load_settings(env_file: Path | None = Path(".env")) -> Settings:
             groups[name] = group(_env_file=env_file)  # pyright: ignore[reportCallIssue] - pydantic-settings takes it
         except ValidationError as error:
             faults.extend(_sentences(group, error))
+            groups[name] = _readable_rest(group, error, env_file)
+    settings = Settings(**groups)
     if faults:
-        raise SettingsError(faults)
-    return Settings(**groups)
+        raise SettingsError(faults, rest=settings)
+    return settings
+
+
+def _readable_rest(group: type[Group], error: ValidationError, env_file: Path | None) -> Group:
+    """The group with the defaults of the fields that are wrong; all of them, if none is named."""
+    named = {str(fault["loc"][0]) for fault in error.errors(include_input=False) if fault["loc"]}
+    defaults: dict[str, Any] = {
+        str(field.alias): field.get_default(call_default_factory=True)
+        for name, field in group.model_fields.items()
+        if field.alias in named or name in named
+    }
+    try:
+        return group(_env_file=env_file, **defaults)  # pyright: ignore[reportCallIssue] - see above
+    except ValidationError:
+        return group.model_construct()
 
 
 def _sentences(group: type[Group], error: ValidationError) -> list[str]:

@@ -34,8 +34,8 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGTERM, signal.SIGINT):
-            server = getattr(signal.getsignal(number), "__self__", None)
-            if isinstance(server, Server):
+            server = find_server(number)
+            if server is not None:
                 if server.config.timeout_graceful_shutdown is None:
                     server.config.timeout_graceful_shutdown = GRACEFUL_SECONDS
                 self._listen(number, server)
@@ -68,6 +68,12 @@ class Stop:
                 server.handle_exit(heard, None)
 
         self._ending = asyncio.create_task(end())
+
+
+def find_server(number: signal.Signals = signal.SIGTERM) -> Server | None:
+    """The uvicorn that runs us: it is what hears this signal."""
+    server = getattr(signal.getsignal(number), "__self__", None)
+    return server if isinstance(server, Server) else None
 
 
 def end_by(number: int) -> None:

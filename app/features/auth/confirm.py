@@ -11,7 +11,7 @@ from app.features.auth.errors import CodeExpired, CodeInvalid, PasswordInvalid, 
 from app.features.auth.factor import has_factor
 from app.features.auth.passwords import PasswordHasher
 from app.features.auth.prove import Counted, Proof, compare, count_try, settle
-from app.features.auth.tries import Asker
+from app.features.auth.tries import Asker, give_back
 from app.features.auth.verify_code import take_code_try, use_code
 from app.features.sessions.authenticate import CurrentSession
 from app.features.sessions.fresh import freshen
@@ -21,6 +21,7 @@ from app.infra.cipher.blind_index import BlindIndex
 from app.infra.cipher.keyring import Keyring
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
+from app.infra.hashing import HashingBusy
 from app.kernel.addresses import network_of
 from app.kernel.events import EventSink, SecurityEvent
 from app.kernel.ids import UserId
@@ -63,7 +64,11 @@ async def confirm_by_factor(
         return await count_try(tx, keyring, user_id=caller.user_id, asker=asker)
 
     counted = await db.write(begin)
-    is_right = await compare(db, hasher, counted, proof)
+    try:
+        is_right = await compare(hasher, counted, proof)
+    except HashingBusy:
+        await db.write(lambda tx: give_back(tx, counted.try_id))
+        raise
 
     async def work(tx: Tx) -> datetime:
         log = await lock_scopes(tx, [user_scope(caller.user_id)])

@@ -13,12 +13,10 @@ from app.features.auth.models import SecondFactorRow
 from app.features.auth.passwords import PasswordHasher
 from app.features.auth.recovery_codes import use_recovery_code
 from app.features.auth.totp import find_step
-from app.features.auth.tries import Asker, give_back, mark_right, take_try
+from app.features.auth.tries import Asker, mark_right, take_try
 from app.features.updates.log import ScopeLog
 from app.infra.cipher.keyring import Keyring
-from app.infra.database.database import Database
 from app.infra.database.tx import Tx
-from app.infra.hashing import HashingBusy
 from app.kernel.events import SecurityEvent
 from app.kernel.ids import UserId
 
@@ -54,22 +52,18 @@ async def count_try(tx: Tx, keyring: Keyring, *, user_id: UserId, asker: Asker) 
     return Counted(user_id, await take_try(tx, user_id=user_id, asker=asker), factor)
 
 
-async def compare(db: Database, hasher: PasswordHasher, counted: Counted, proof: Proof) -> bool:
+async def compare(hasher: PasswordHasher, counted: Counted, proof: Proof) -> bool:
     """Whether a password is right; the other proofs are decided by `settle`.
 
     Raises:
-        hashing_busy: the try was given back.
+        hashing_busy: it was not looked at; the try is to be given back.
     """
     if proof.password is None:
         return True
     hashed = counted.factor.password_hash
     if hashed is None:
         return False
-    try:
-        return await hasher.matches(proof.password, user_id=counted.user_id, hashed=hashed)
-    except HashingBusy:
-        await db.write(lambda tx: give_back(tx, counted.try_id))
-        raise
+    return await hasher.matches(proof.password, user_id=counted.user_id, hashed=hashed)
 
 
 async def settle(

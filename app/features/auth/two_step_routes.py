@@ -28,30 +28,39 @@ from app.features.auth.schemas import (
     ResetState,
     SetTwoStep,
     SignedIn,
+    SignedInByCookie,
     TotpSecret,
     TwoStep,
     TwoStepSet,
     VerifyPassword,
 )
 from app.features.auth.verify_password import SecondStep, verify_password
+from app.features.sessions.cookies import TokenDeliveryDep
 from app.features.sessions.dependencies import CurrentSessionDep
 from app.features.sessions.revocations import RevocationList
-from app.features.sessions.routes import render_tokens
 from app.kernel.clock import format_time
 from app.transport.http.answers import created, no_content, ok
 from app.transport.http.client_address import ClientAddressDep
 from app.transport.http.dependencies import ServicesDep
+from app.transport.http.limits import limited_by
 from app.transport.http.problems import problem_responses
 from app.transport.http.routing import SliceRouter
+from app.transport.limits import LimitClass
 
 router = SliceRouter(prefix="/auth", tags=["Auth"])
 
 
 @router.post(
-    "/verify-password", response_model=SignedIn, responses=problem_responses(400, 429, 503)
+    "/verify-password",
+    response_model=SignedIn | SignedInByCookie,
+    responses=problem_responses(400, 403, 429, 503),
 )
+@limited_by(LimitClass.CODE_CHECKS)
 async def post_verify_password(
-    services: ServicesDep, address: ClientAddressDep, body: VerifyPassword
+    services: ServicesDep,
+    delivery: TokenDeliveryDep,
+    address: ClientAddressDep,
+    body: VerifyPassword,
 ) -> Response:
     """The second step of signing in: the `password_token` of `verify-code`, and the second password,
     a code of the authenticator app or a recovery code.
@@ -72,12 +81,8 @@ async def post_verify_password(
         ),
         address=address,
     )
-    return ok(
-        {
-            **render_tokens(signed_in.tokens),
-            "is_new_user": signed_in.is_new_user,
-            "user": signed_in.user,
-        }
+    return delivery.answer(
+        signed_in.tokens, {"is_new_user": signed_in.is_new_user, "user": signed_in.user}
     )
 
 
@@ -86,6 +91,7 @@ async def post_verify_password(
     response_model=Confirmed,
     responses=problem_responses(400, 401, 403, 404, 429, 503),
 )
+@limited_by(LimitClass.CODE_CHECKS)
 async def post_confirm(
     services: ServicesDep, session: CurrentSessionDep, address: ClientAddressDep, body: Confirm
 ) -> Response:
@@ -200,6 +206,7 @@ async def post_recovery_codes(services: ServicesDep, session: CurrentSessionDep)
 
 
 @router.post("/two-step/reset", response_model=ResetState, responses=problem_responses(400))
+@limited_by(LimitClass.CODE_CHECKS)
 async def post_reset(services: ServicesDep, body: PasswordToken) -> Response:
     """The second factor is lost: ask for its removal. All my devices are told, and each can cancel
     it; after the waiting period the same call removes it, and a new code signs in.

@@ -13,7 +13,7 @@ from app.features.auth.password_tokens import (
 )
 from app.features.auth.passwords import PasswordHasher
 from app.features.auth.prove import Counted, Proof, compare, count_try, settle
-from app.features.auth.tries import Asker
+from app.features.auth.tries import Asker, give_back
 from app.features.auth.verify_code import SignedIn
 from app.features.sessions.open import open_session
 from app.features.sessions.revocations import RevocationList
@@ -72,11 +72,15 @@ async def verify_password(
         half = await take_attempt(tx, keyring, step.password_token)
         return half, await count_try(tx, keyring, user_id=user_id, asker=asker)
 
+    async def unsee(tx: Tx) -> None:
+        await return_attempt(tx, half.hash)
+        await give_back(tx, counted.try_id)
+
     half, counted = await db.write(begin)
     try:
-        is_right = await compare(db, hasher, counted, step.proof)
+        is_right = await compare(hasher, counted, step.proof)
     except HashingBusy:
-        await db.write(lambda tx: return_attempt(tx, half.hash))
+        await db.write(unsee)
         raise
 
     async def work(tx: Tx) -> SignedIn:

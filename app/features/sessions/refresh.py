@@ -99,6 +99,22 @@ async def refresh_session(
     return outcome
 
 
+async def find_refreshable_session(db: Database, refresh_token: str) -> SessionId | None:
+    """The session whose token this is or was, while it lives. Uses nothing up."""
+    token_hash = hash_token(refresh_token, Purpose.REFRESH)
+    if token_hash is None:
+        return None
+
+    async def work(tx: Tx) -> SessionId | None:
+        return await tx.scalar(
+            select(RefreshTokenRow.session_id)
+            .join(SessionRow, SessionRow.id == RefreshTokenRow.session_id)
+            .where(RefreshTokenRow.hash == token_hash, SessionRow.revoked_at.is_(None))
+        )
+
+    return await db.read(work)
+
+
 async def _lock_and_read(tx: Tx, token_hash: bytes) -> _Presented | None:
     """Uses of one session's tokens go one after the other: parallel ones leave one live branch."""
     session_id = await tx.scalar(

@@ -6,8 +6,9 @@
 2. A frame over the limit is closed with 4413, not 1009.
 3. A peer that answers no ping is dropped at once, also when unsent bytes wait in front of it:
    closing in order would wait for a dead line to take them.
-4. A stop closes with 1012 and reads on until the client has answered: closing the line at once would
-   reset it under a client that is sending, and the code be lost. Nobody holds the stop up for long.
+4. A stop closes with 1012, a socket that is still being opened too, and reads on until the client has
+   answered: closing the line at once would reset it under a client that is sending, and the code be
+   lost. Nobody holds the stop up for long.
 5. The kernel keeps little for a slow reader, so that its queue is what fills, and 4409 what comes of it.
 """
 
@@ -107,6 +108,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         self._send_now({"type": "websocket.close", "code": code, "reason": reason})
 
     def _send_now(self, message: ASGISendEvent) -> None:
+        """Whatever waits in front of the peer."""
         sending = self.send(message)
         was_writable = self.writable.is_set()
         self.writable.set()
