@@ -330,7 +330,8 @@ async def _note_forms(db: Database, wanted: SecretSettings) -> None:
 
 def _record_invalid(events: EventSink, table: str, column: str, row: int | str) -> None:
     details = {"table": table, "column": column, "row": row}
-    events.record(SecurityEvent("ciphertext_invalid", details=details))
+    place = f"{table}.{column}:{row}"
+    events.record(SecurityEvent("ciphertext_invalid", details=details, subject=place))
 
 
 async def _watch_keys(services: Services) -> None:
