@@ -1,9 +1,10 @@
 """What the slice `account` asks of every slice that keeps something about a person: to erase and to export it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.infra.services import Services
 from app.kernel.ids import UserId
@@ -46,3 +47,28 @@ class PersonalData(Protocol):
     def export(self, services: Services, user_id: UserId) -> Sequence[Section]:
         """What the person may take along; nothing of others beyond what they see anyway."""
         ...
+
+
+Page = tuple[Sequence[object], int | None]
+"""Items, and the key behind which the next page begins; None: it was the last."""
+
+
+def one_item(db: Database, read: Callable[[Tx], Awaitable[object]]) -> AsyncIterator[object]:
+    """The items of a section that is not a list."""
+
+    async def read_page(tx: Tx, after: int) -> Page:
+        del after
+        return [await read(tx)], None
+
+    return in_pages(db, read_page)
+
+
+async def in_pages(
+    db: Database, read_page: Callable[[Tx, int], Awaitable[Page]]
+) -> AsyncIterator[object]:
+    """All items, each page read in a transaction of its own and none kept: memory stays constant."""
+    after: int | None = 0
+    while after is not None:
+        items, after = await db.read(lambda tx, after=after: read_page(tx, after))
+        for item in items:
+            yield item

@@ -1,18 +1,43 @@
 """A deleted account is gone: for those who hold its tokens, for those who talked to it, and in the rows."""
 
 import asyncio
+import json
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.people import API, Backend, Json, Person
-from tests.support.rows import change_rows, read_values
+from app.infra.database.tables import METADATA
+from tests.architecture.test_personal_data import ERASED, FATES
+from tests.conftest import BACKENDS
+from tests.support.people import API, Backend, Deployment, Json, Person
+from tests.support.rows import change_rows, read_rows, read_values
+from tests.support.servers import Server
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
 _ENDED = 4401
+_PLAIN = {"ENCRYPT_PERSONAL_DATA": "false", "ENCRYPT_MESSAGES": "false"}
+
+
+@pytest.fixture(params=BACKENDS)
+async def plain_backend(
+    request: pytest.FixtureRequest, directory: Path, anyio_backend: str
+) -> AsyncIterator[Backend]:
+    """Without encryption, so that what is left can be read: destroying keys alone would hide it."""
+    del anyio_backend
+    environment, details = dict(_PLAIN), {}
+    if request.param == "postgresql":
+        details["database_url"] = request.getfixturevalue("postgres").create_database()
+        environment |= {"DATABASE_TYPE": "postgresql", "DATABASE_URL": details["database_url"]}
+    with Server(directory, environment) as server:
+        details["sqlite_file"] = str(server.var_dir / "messenger.db")
+        async with AsyncExitStack() as stack:
+            yield Backend(Deployment(request.param, [server], details), stack)
 
 
 async def delete(person: Person, *, keep_messages: bool | None = None) -> None:
@@ -181,3 +206,65 @@ async def _all(person: Person, chat: Json) -> list[Json]:
         if not page:
             return items
         before = page[-1]["id"]
+
+
+async def test_nothing_of_the_person_is_left_in_the_rows_or_for_others(
+    plain_backend: Backend,
+) -> None:
+    backend, marker = plain_backend, f"marker{secrets.token_hex(6)}"
+    bruno, clara = await backend.people(2)
+    anna = await backend.sign_up(first_name=f"First{marker}", device_name=f"Device {marker}")
+    await anna.put(
+        "/users/me",
+        {"last_name": f"Last{marker}", "bio": f"Bio {marker}", "username": f"u{marker}"},
+    )
+    await anna.post("/users/contacts", {"contacts": [{"phone": bruno.phone, "first_name": marker}]})
+    await anna.put(f"/users/blocked/{clara.id}")
+    await clara.put(f"/users/blocked/{anna.id}")
+    private = await anna.private_chat(bruno)
+    group = await bruno.group("Group", [anna])
+    socket = await bruno.connect()
+    said = await anna.say(private, f"private {marker}")
+    first = await anna.say(group, f"said {marker}", client_message_id=f"id-{marker}")
+    await bruno.say(group, "an answer", reply_to_message_id=first["id"])
+    hidden = await bruno.say(group, "hidden by Anna")
+    await anna.delete(f"/messages/{hidden['id']}", expect=204, for_everyone=False)
+    await socket.expect_message(first["id"])
+    epoch = socket.hello["epoch"]
+    assert marker in await _all_rows(backend)
+    await delete(anna)
+    await wait_for_erasure(backend, anna.id)
+    left = await _all_rows(backend)
+    assert marker not in left, left[left.index(marker) - 200 :][:300]
+    assert anna.phone not in left
+    for place, fate in FATES.items():
+        if fate.erased == ERASED:
+            table, _, column = place.partition(".")
+            query = f"SELECT {column} FROM {table} WHERE {column} = {anna.id}"
+            assert await read_values(backend.deployment, query) == [], place
+    state = {"user": 0, f"chat:{group['id']}": 0, f"chat:{private['id']}": 0}
+    seen = [
+        await bruno.post("/updates/difference", {"epoch": epoch, "state": state}),
+        await bruno.history(group),
+        await bruno.walk("/chats/"),
+        await bruno.get("/users/search", q=f"u{marker}"),
+        await bruno.get("/users/me/export"),
+        await bruno.get(f"/users/{anna.id}"),
+    ]
+    assert marker not in json.dumps(seen)
+    assert said["text"] not in json.dumps(seen)
+    [server] = backend.deployment.nodes
+    assert marker not in server.output() + server.log()
+
+
+async def _all_rows(backend: Backend) -> str:
+    """Every row of every table, as text."""
+    found: list[object] = []
+    for table in METADATA.sorted_tables:
+        rows = await read_rows(backend.deployment, f"SELECT * FROM {table.name}")
+        found += [
+            value.decode(errors="replace") if isinstance(value, bytes) else value
+            for row in rows
+            for value in row.values()
+        ]
+    return "\n".join(map(str, found))

@@ -1,12 +1,15 @@
 """What signing in keeps about a person, erased and exported."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import update
 
-from app.features.auth.factor import forget_factor
+from app.features.auth.factor import forget_factor, load_factor, render_factor
 from app.features.auth.models import VerificationRow
 from app.infra.database.tx import Tx
 from app.infra.services import Services
-from app.transport.personal_data import Leaver
+from app.kernel.ids import UserId
+from app.transport.personal_data import Leaver, Section, one_item
 
 
 class AuthPersonalData:
@@ -26,3 +29,12 @@ class AuthPersonalData:
 
     async def erase(self, services: Services, leaver: Leaver) -> None:
         """Nothing is left for later."""
+
+    def export(self, services: Services, user_id: UserId) -> Sequence[Section]:
+        """What is set, without its secrets."""
+
+        async def read(tx: Tx) -> object:
+            factor = await load_factor(tx, services.keyring, user_id)
+            return await render_factor(tx, factor, user_id)
+
+        return [Section("two_step", one_item(services.db, read), is_list=False)]

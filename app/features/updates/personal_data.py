@@ -1,5 +1,7 @@
 """The updates of a person's own scope, erased; they hold references alone and are not exported."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import delete, func, select
 
 from app.features.updates.models import UpdateRow
@@ -7,7 +9,7 @@ from app.infra.database.tx import Tx
 from app.infra.services import Services
 from app.kernel.ids import UserId
 from app.kernel.scopes import ScopeKind
-from app.transport.personal_data import Leaver
+from app.transport.personal_data import Leaver, Section
 
 _BATCH = 500
 
@@ -22,6 +24,10 @@ class UpdatesPersonalData:
         """The numbers of the scope go on, so the row with its newest one stays."""
         while await services.db.write(lambda tx: _erase_some(tx, leaver.user_id)):
             pass
+
+    def export(self, services: Services, user_id: UserId) -> Sequence[Section]:
+        """They refer to what the other sections hold."""
+        return []
 
 
 async def _erase_some(tx: Tx, user_id: UserId) -> int:
