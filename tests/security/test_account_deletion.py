@@ -92,6 +92,8 @@ async def test_a_stale_session_is_asked_to_prove_itself(backend: Backend) -> Non
     )
     await anna.delete("/users/me", expect=403, code="fresh_authentication_required")
     assert (await anna.get("/users/me"))["first_name"] == "Anna"
+    await anna.delete("/users/me", expect=422, keep_messages="perhaps")
+    await backend.stranger().delete("/users/me", expect=401)
 
 
 async def test_messages_and_private_chats_are_deleted_for_everyone(backend: Backend) -> None:
