@@ -13,7 +13,7 @@ import pytest
 from app.infra.database.tables import METADATA
 from tests.architecture.test_personal_data import ERASED, FATES
 from tests.conftest import BACKENDS
-from tests.support.people import API, Backend, Deployment, Json, Person
+from tests.support.people import API, Backend, Deployment, Json, Person, new_id
 from tests.support.rows import change_rows, read_rows, read_values
 from tests.support.servers import Server
 from tests.support.waiting import eventually
@@ -227,7 +227,7 @@ async def test_nothing_of_the_person_is_left_in_the_rows_or_for_others(
     group = await bruno.group("Group", [anna])
     socket = await bruno.connect()
     said = await anna.say(private, f"private {marker}")
-    first = await anna.say(group, f"said {marker}", client_message_id=f"id-{marker}")
+    first = await anna.say(group, f"said {marker}", client_message_id=new_id())
     await bruno.say(group, "an answer", reply_to_message_id=first["id"])
     hidden = await bruno.say(group, "hidden by Anna")
     await anna.delete(f"/messages/{hidden['id']}", expect=204, for_everyone=False)
