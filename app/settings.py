@@ -374,6 +374,30 @@ class UpdateSettings(Group):
     )
 
 
+class AuditSettings(Group):
+    """The record of security events, and who may read the metrics."""
+
+    retention_days: int = Field(
+        365,
+        alias="AUDIT_RETENTION_DAYS",
+        ge=1,
+        le=36_500,
+        description="Days that security events are kept.",
+    )
+    metrics_allowed: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
+        default_factory=list[IPv4Network | IPv6Network],
+        alias="METRICS_ALLOWED",
+        description="Networks, with commas, that may read /metrics directly, never through a proxy; empty: nobody.",
+    )
+
+    @field_validator("metrics_allowed", mode="before")
+    @classmethod
+    def _parse_networks(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return [ip_network(part, strict=False) for part in _split_list(value)]
+
+
 class LogSettings(Group):
     """Where the log goes."""
 
@@ -413,6 +437,7 @@ class Settings:
     websocket: WebSocketSettings
     people: PeopleSettings
     updates: UpdateSettings
+    audit: AuditSettings
     log: LogSettings
 
     @property
@@ -444,6 +469,7 @@ GROUPS: dict[str, type[Group]] = {
     "websocket": WebSocketSettings,
     "people": PeopleSettings,
     "updates": UpdateSettings,
+    "audit": AuditSettings,
     "log": LogSettings,
 }
 

@@ -2,6 +2,7 @@
 
 from app.features.audit.jobs import JOBS
 from app.features.audit.sink import AuditSink
+from app.features.audit.watch import Watch
 from app.kernel.clock import Clock
 from app.kernel.rules import Rules
 from app.transport.feature import Feature
@@ -10,7 +11,8 @@ FEATURE = Feature(name="audit", jobs=JOBS)
 
 
 def register_audit(rules: Rules, clock: Clock) -> AuditSink:
-    """Make this worker's sink of refusals; call it once."""
+    """Make this worker's sink of refusals and its detectors; call it once."""
     sink = AuditSink(clock)
     rules.register(AuditSink, sink)
+    rules.register(Watch, Watch())
     return sink

@@ -75,8 +75,9 @@ async def send_verification(
 
     try:
         row_id, quotas = await db.write(begin)
-    except RateLimited:
+    except RateLimited as problem:
         events.record(SecurityEvent("sign_in_code_limited", subject=asker.phone_index.hex()))
+        problem.is_recorded = True
         raise
     code_hash = await hasher.hash(verification_id, code)
     try:

@@ -8,7 +8,8 @@ faster than the cap is closed with 4429.
 import asyncio
 import logging
 from collections import deque
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, Final, cast
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -21,8 +22,10 @@ from app.features.gateway.schemas import AuthFrame, PingFrame, ResumeFrame
 from app.features.sessions.authenticate import authenticate_socket
 from app.features.sessions.errors import TokenRefused
 from app.infra.logging.context import current_log_context
-from app.kernel.problems import Invalid, Problem
+from app.kernel.events import SecurityEvent
+from app.kernel.problems import Forbidden, Invalid, Problem, RateLimited
 from app.transport.http.problems import INTERNAL_ERROR_CODE, field_errors
+from app.transport.http.refusals import find_subject, record_refusal
 from app.transport.http.strict_json import JsonValue
 from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
@@ -40,6 +43,13 @@ from app.transport.websocket.outgoing import render_frame
 
 _MAX_WAITING_FRAMES = 32
 _BURST = 6
+_ROUTE = "/ws"
+# Those closes that are refusals, as the problems that they would be over HTTP.
+_REFUSALS: Final[Mapping[CloseCode, type[Problem]]] = {
+    CloseCode.NOT_SIGNED_IN: TokenRefused,
+    CloseCode.NOT_ALLOWED: Forbidden,
+    CloseCode.TOO_MANY: RateLimited,
+}
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +68,8 @@ def socket_endpoint(*, of_chat: bool) -> ASGIApp:
             _header(headers, b"host"),
             gateway.services.settings.websocket.allowed_origins,
         ):
+            details = {"route": _ROUTE, "code": "origin_refused"}
+            gateway.services.events.record(SecurityEvent("permission_refused", details=details))
             await send({"type": "websocket.close", "code": int(CloseCode.NOT_ALLOWED)})
             return
         answer = await admit(
@@ -69,6 +81,7 @@ def socket_endpoint(*, of_chat: bool) -> ASGIApp:
         if isinstance(answer, Admission):
             await Socket(gateway, answer, scope, receive, send).live()
         else:
+            _record_close(gateway, answer, subject=find_subject(parameters))
             await send({"type": "websocket.close", "code": int(answer)})
 
     return _Endpoint(serve)
@@ -157,6 +170,7 @@ class Socket:
         elif is_too_large(text):
             self.connection.close(CloseCode.TOO_LARGE)
         elif not self._is_allowed():
+            _record_close(self._gateway, CloseCode.TOO_MANY)
             self.connection.close(CloseCode.TOO_MANY)
         else:
             try:
@@ -207,10 +221,18 @@ class Socket:
         try:
             await self._answer(frame)
         except Problem as problem:
+            self._record(problem, frame)
             self.connection.send(render_error(problem, frame.request_id))
         except Exception:  # noqa: BLE001 - an edge: a bug closes no socket, the log holds the trace
             _log.exception("frame_failed", extra={"frame": frame.type})
             self.connection.send(_render_failure(frame.request_id))
+
+    def _record(self, problem: Problem, frame: IncomingFrame) -> None:
+        """The type of a frame that nobody knows is the client's own word."""
+        is_known = frame.type in self._gateway.frames or frame.type in {"auth", "resume"}
+        route = f"{_ROUTE} {frame.type}" if is_known else _ROUTE
+        problem.subject = find_subject(frame.data)
+        record_refusal(self._gateway.services.events, problem, route=route)
 
     async def _answer(self, frame: IncomingFrame) -> None:
         match frame.type:
@@ -274,6 +296,14 @@ class Socket:
             self.connection, epoch=data.epoch, state=data.state, request_id=frame.request_id
         )
         await self._gateway.leader.lead(self.connection, course)
+
+
+def _record_close(gateway: Gateway, code: CloseCode, *, subject: str | None = None) -> None:
+    kind = _REFUSALS.get(code)
+    if kind is not None:
+        problem = kind()
+        problem.subject = subject
+        record_refusal(gateway.services.events, problem, route=_ROUTE)
 
 
 def _parse(model: type[BaseModel], data: dict[str, JsonValue]) -> Any:
