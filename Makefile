@@ -1,7 +1,7 @@
 # Needs make and Python 3.11 or newer. Everything is installed into .venv from the locks.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench faults promises fuzz docs audit migration lock clean runtime dev
+.PHONY: help run test check format bench bench-search storm faults promises fuzz docs audit mutants coverage migration lock clean runtime dev
 
 runtime:
 	@sh scripts/venv.sh requirements.txt
@@ -10,7 +10,7 @@ dev:
 	@sh scripts/venv.sh requirements-dev.txt
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: runtime ## set up all that is needed and serve http://localhost:8000
 	@.venv/bin/python -m app
@@ -23,13 +23,20 @@ check: dev ## format, lint, types and the import contract, without changing a fi
 	.venv/bin/ruff check .
 	.venv/bin/pyright
 	.venv/bin/lint-imports --no-logo
+	.venv/bin/bandit --quiet --configfile pyproject.toml --recursive app clients/python/src migrations scripts
 
 format: dev ## let ruff format the code and mend what it can
 	.venv/bin/ruff check --fix-only .
 	.venv/bin/ruff format .
 
 bench: dev ## measure a real server under load, on SQLite and on PostgreSQL with Redis
-	@.venv/bin/python -m benchmarks.run $(args)
+	@PYTHONPATH=clients/python/src .venv/bin/python -m benchmarks.run $(args)
+
+storm: dev ## measure what 2,000 clients that come back at once cost, on both databases
+	@PYTHONPATH=clients/python/src .venv/bin/python -m benchmarks.storm $(args)
+
+bench-search: dev ## measure search and import among a million accounts, on both databases
+	@PYTHONPATH=clients/python/src .venv/bin/python -m benchmarks.search $(args)
 
 fuzz: dev ## the generated tests with full numbers of examples; takes long
 	@HYPOTHESIS_PROFILE=fuzz .venv/bin/python -m pytest tests/unit tests/contract $(args)
@@ -40,12 +47,26 @@ faults: dev ## 200 schedules of faults on real servers, and the planted bugs; an
 promises: dev ## the promises that no schedule tests, with full numbers; takes hours (args="-k retries")
 	@PROMISES=full .venv/bin/python -m pytest tests/faults/promises $(args)
 
-docs: dev ## write env.example and docs/problems.md anew from the code
+docs: dev ## write env.example and docs/problems.md anew from the code, and the table of docs/security.md
 	@.venv/bin/python -m app.admin env-example > .docs.tmp && mv .docs.tmp env.example
 	@.venv/bin/python -m app.admin problems > .docs.tmp && mv .docs.tmp docs/problems.md
+	@.venv/bin/python -m scripts.asvs
 
 audit: dev ## ask the advisory databases about every locked dependency
 	.venv/bin/pip-audit --require-hashes --disable-pip -r requirements-dev.txt
+
+mutants: dev ## change every rule of access in turn: do the tests notice? half an hour
+	.venv/bin/mutmut run
+	@.venv/bin/python -m scripts.mutants
+
+coverage: dev ## branches of sign-in, sessions, ciphers and permissions that tests reach
+	.venv/bin/coverage erase
+	COVERAGE_FILE="$$PWD/.coverage" COVERAGE_PROCESS_START="$$PWD/pyproject.toml" \
+		.venv/bin/python -m pytest $(COVERED) $(args)
+	.venv/bin/coverage combine --quiet
+	.venv/bin/coverage report
+
+COVERED = tests/unit/features tests/unit/infra tests/features/auth tests/features/chats tests/features/users tests/features/messages
 
 migration: dev ## a new migration from the models: make migration name=add_something
 	@test -n "$(name)" || { echo "usage: make migration name=add_something" >&2; exit 2; }
@@ -60,5 +81,5 @@ lock: dev ## write the locks anew from pyproject.toml (args="--upgrade")
 LOCK = --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
 
 clean: ## remove .venv and caches; var/ with its data and keys stays
-	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
+	rm -rf .venv mutants .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 
 import uvicorn
@@ -18,7 +19,6 @@ from app.transport.stopping import GRACEFUL_SECONDS, end_by
 from app.transport.websocket.frames import MAX_FRAME_BYTES
 from app.transport.websocket.protocol import FrameProtocol
 
-_MAX_CONNECTIONS = 20_000
 # The time for a pong is a heartbeat, within these. With the ten seconds of presence, a half-open line is
 # offline within a minute.
 _LEAST_PONG_SECONDS = 5
@@ -71,7 +71,7 @@ def serve(settings: Settings) -> None:
         server_header=False,
         access_log=False,  # our own lines name the route, never the path with its token
         log_config=None,
-        limit_concurrency=_MAX_CONNECTIONS,
+        limit_concurrency=settings.server.max_connections,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
         timeout_keep_alive=75,
     )
@@ -100,7 +100,14 @@ class Supervisor(Multiprocess):
                 worker.process.kill()
             end_by(number)
         self._was_asked = True
-        self.signal_queue.append(number)
+        # From another thread: the loop that waits for the event may hold its lock at this moment.
+        threading.Thread(target=self.should_exit.set).start()
+
+    def terminate_all(self) -> None:
+        """A copy left open here would go on taking connections that no worker ever accepts."""
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
 
 
 def _end_in_order(_signal: int, _frame: object) -> None:

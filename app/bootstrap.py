@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 import structlog
 from fastapi import FastAPI
@@ -24,44 +25,52 @@ from app.features.updates.read import collect_update_kinds
 from app.infra.bus.memory import MemoryBus
 from app.infra.bus.port import Bus
 from app.infra.bus.redis import RedisBus
-from app.infra.cipher.blind_index import open_blind_index
+from app.infra.cipher.blind_index import open_blind_index, prove_index_key
+from app.infra.cipher.kek import Kek, has_keys, prove_master_key
 from app.infra.cipher.keyring import Keyring, open_keyring
+from app.infra.cipher.places import Kind
+from app.infra.cipher.stored_forms import note_forms
 from app.infra.database.database import Database, open_database
 from app.infra.database.durability import require_durability
 from app.infra.database.errors import CONNECT_ERRORS
 from app.infra.database.migrate import migrate
 from app.infra.database.process_lock import ProcessLock, SecondProcessError
 from app.infra.database.tx import Tx
+from app.infra.limits.memory import MemoryLimiter
+from app.infra.limits.port import Limiter
+from app.infra.limits.redis import RedisLimiter
 from app.infra.logging.setup import configure_logging
 from app.infra.presence.memory import MemoryPresence
 from app.infra.presence.port import PresenceStore
 from app.infra.presence.redis import RedisPresence
-from app.infra.secrets import Secrets, load_secrets
+from app.infra.secrets import Secrets, disable_core_dumps, load_secrets
 from app.infra.services import Services
 from app.infra.sms.choose import choose_sms
 from app.infra.supervisor import fail_supervisor, is_launched, stop_server, watch_supervisor
 from app.infra.tokens.access import AccessTokens
 from app.kernel.clock import SystemClock
 from app.kernel.cursors import CursorCodec
+from app.kernel.events import EventSink, SecurityEvent
 from app.kernel.problems import Unavailable
 from app.kernel.rules import Rules
-from app.settings import Settings, SettingsError, load_settings
+from app.settings import SecretSettings, Settings, SettingsError, load_settings
+from app.transport.feature import Job
+from app.transport.http.bare_server import harden
 from app.transport.http.health import health_router
 from app.transport.http.middleware import install_edge
 from app.transport.http.pages import install_pages
 from app.transport.http.problems import install_problem_handlers
+from app.transport.http.security_headers import SecurityHeadersMiddleware
 from app.transport.jobs import JobRunner
-from app.transport.stopping import CLOSING_SECONDS, Stop
+from app.transport.stopping import CLOSING_SECONDS, Stop, find_server
 from app.transport.websocket.asyncapi import install_asyncapi
 
 VERSION = "0.1.0"
 API_PREFIX = "/api/v1"
-_LAUNCHER_ADDS = (
-    "a deadline for the head of requests, a concurrency cap, faster sockets, no deflate, "
-    "no belief in proxy headers, no Server header"
-)
+_LAUNCHER_ADDS = "faster sockets, no deflate, no belief in proxy headers"
 _LEAST_ROUNDS = 600_000
 _LEAST_CODE_ROUNDS = 10
+_LEAST_PASSWORD_ROUNDS = 12
 
 log = structlog.stdlib.get_logger("app.start")
 
@@ -122,8 +131,11 @@ class StartGuard:
             return
         watch_supervisor()
         stop: Stop = app.state.stop
+        server = find_server()
         stop.watch()
         if not is_launched():
+            if server is not None:
+                harden(server, max_connections=app.state.settings.server.max_connections)
             log.warning("started_without_launcher", python_m_app_adds=_LAUNCHER_ADDS)
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -190,6 +202,8 @@ def _list_production_faults(settings: Settings) -> list[str]:
         faults.append(f"PBKDF2_ROUNDS: production needs {_LEAST_ROUNDS} or more")
     if settings.sms.code_hash_rounds < _LEAST_CODE_ROUNDS:
         faults.append(f"CODE_HASH_ROUNDS: production needs {_LEAST_CODE_ROUNDS} or more")
+    if settings.two_step.hash_rounds < _LEAST_PASSWORD_ROUNDS:
+        faults.append(f"TWO_STEP_HASH_ROUNDS: production needs {_LEAST_PASSWORD_ROUNDS} or more")
     return faults
 
 
@@ -223,6 +237,10 @@ def build_app(settings: Settings) -> FastAPI:
         trusted_proxies=settings.server.trusted_proxies,
         max_body_size=settings.server.max_body_size,
     )
+    if settings.server.enable_security_headers:
+        app.add_middleware(
+            SecurityHeadersMiddleware, trusted_proxies=settings.server.trusted_proxies
+        )
     return app
 
 
@@ -230,13 +248,14 @@ def build_app(settings: Settings) -> FastAPI:
 async def run_server(app: FastAPI) -> AsyncGenerator[None]:
     """Everything that runs beside the requests, started in order and stopped in reverse."""
     settings: Settings = app.state.settings
-    secrets = load_secrets(settings)
+    disable_core_dumps()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(ProcessLock(settings, on_lost=stop_server))
         if settings.is_production:
             await require_durability(settings)
+        secrets, kek = await prove_keys(settings)
         await migrate(settings)
-        services = await open_services(settings, secrets, stack)
+        services = await open_services(settings, secrets, stack, kek=kek)
         app.state.services = services
         kinds = collect_update_kinds(FEATURES)
         frames = {frame.type: frame for feature in FEATURES for frame in feature.frames}
@@ -247,7 +266,8 @@ async def run_server(app: FastAPI) -> AsyncGenerator[None]:
         stack.push_async_callback(gateway.stop)
         await services.bus.start()
         stack.push_async_callback(services.bus.stop)
-        runner = JobRunner((job for feature in FEATURES for job in feature.jobs), services)
+        jobs = (job for feature in FEATURES for job in feature.jobs)
+        runner = JobRunner((_WATCH_KEYS, *jobs), services)
         await runner.start()
         stack.push_async_callback(runner.stop)
         log.info(
@@ -260,8 +280,28 @@ async def run_server(app: FastAPI) -> AsyncGenerator[None]:
         log.info("server_stopping")
 
 
-async def open_services(settings: Settings, secrets: Secrets, stack: AsyncExitStack) -> Services:
-    """All adapters; closed by `stack` in reverse order."""
+async def prove_keys(settings: Settings) -> tuple[Secrets, Kek | None]:
+    """The keys, before anything is written, a migration included; of a new database nothing is to prove.
+
+    Raises:
+        SettingsError: one is missing, weak, or not the one of this database.
+    """
+    db = open_database(settings, SystemClock())
+    try:
+        if not await has_keys(db):
+            return load_secrets(settings), None
+        secrets = load_secrets(settings, may_generate=False)
+        kek = await prove_master_key(db, secrets.master_key)
+        await prove_index_key(db, secrets.index_key, secrets.index_key_new)
+    finally:
+        await db.close()
+    return secrets, kek
+
+
+async def open_services(
+    settings: Settings, secrets: Secrets, stack: AsyncExitStack, *, kek: Kek | None = None
+) -> Services:
+    """All adapters; closed by `stack` in reverse order. `kek`: see `prove_keys`."""
     clock = SystemClock()
     db = open_database(settings, clock)
     stack.push_async_callback(db.close)
@@ -272,22 +312,37 @@ async def open_services(settings: Settings, secrets: Secrets, stack: AsyncExitSt
         personal=settings.secrets.encrypt_personal_data,
         messages=settings.secrets.encrypt_messages,
         least_rounds=_LEAST_ROUNDS if settings.is_production else 1,
+        kek=kek,
     )
+    index = await open_blind_index(db, secrets.index_key, secrets.index_key_new)
+    await _note_forms(db, settings.secrets)
+    await db.read(keyring.watch)
     bus = _make_bus(settings, keyring)
     rules = Rules()
     events = register_audit(rules, clock)
     db.write_events = event_writer(keyring)
+    keyring.on_invalid = partial(_record_invalid, events)
     stack.push_async_callback(events.close, db, keyring)
     tokens = AccessTokens(
-        secrets.secret_key, lifetime=timedelta(minutes=settings.tokens.access_minutes), clock=clock
+        secrets.secret_key,
+        previous_keys=secrets.previous_secret_keys,
+        lifetime=timedelta(minutes=settings.tokens.access_minutes),
+        clock=clock,
     )
     register_sessions(rules, bus, access_lifetime=tokens.lifetime)
-    register_auth(rules, keyring, code_hash_rounds=settings.sms.code_hash_rounds)
+    register_auth(
+        rules,
+        keyring,
+        code_hash_rounds=settings.sms.code_hash_rounds,
+        password_hash_rounds=settings.two_step.hash_rounds,
+    )
     for feature in FEATURES:
         for entry in feature.rules:
             rules.register(entry.kind, entry.rule)
     presence = _make_presence(settings)
     stack.push_async_callback(presence.close)
+    limiter = _make_limiter(settings)
+    stack.push_async_callback(limiter.close)
     sms = choose_sms(settings)
     stack.push_async_callback(sms.close)
     return Services(
@@ -295,15 +350,38 @@ async def open_services(settings: Settings, secrets: Secrets, stack: AsyncExitSt
         clock=clock,
         db=db,
         keyring=keyring,
-        index=await open_blind_index(db, secrets.index_key),
+        index=index,
         cursors=CursorCodec(keyring.derive("cursors")),
         tokens=tokens,
         sms=sms,
         bus=bus,
         presence=presence,
+        limiter=limiter,
         events=events,
         rules=rules,
     )
+
+
+async def _note_forms(db: Database, wanted: SecretSettings) -> None:
+    kinds: dict[Kind, bool] = {
+        "personal": wanted.encrypt_personal_data,
+        "messages": wanted.encrypt_messages,
+    }
+    mixed = await db.write(lambda tx: note_forms(tx, kinds), timeout_seconds=600)
+    if mixed:
+        log.warning("rows_stored_otherwise", kinds=mixed, mend="python -m app.admin keys convert")
+
+
+def _record_invalid(events: EventSink, table: str, column: str, row: int | str) -> None:
+    details = {"table": table, "column": column, "row": row}
+    events.record(SecurityEvent("ciphertext_invalid", details=details))
+
+
+async def _watch_keys(services: Services) -> None:
+    await services.db.read(services.keyring.watch)
+
+
+_WATCH_KEYS = Job("watch_keys", timedelta(seconds=1), _watch_keys)
 
 
 def _make_bus(settings: Settings, keyring: Keyring) -> Bus:
@@ -316,6 +394,12 @@ def _make_presence(settings: Settings) -> PresenceStore:
     if settings.redis.use:
         return RedisPresence(settings.redis.url.get_secret_value())
     return MemoryPresence()
+
+
+def _make_limiter(settings: Settings) -> Limiter:
+    if settings.redis.use:
+        return RedisLimiter(settings.redis.url.get_secret_value())
+    return MemoryLimiter()
 
 
 async def _check_stop(stop: Stop) -> None:

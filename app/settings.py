@@ -81,6 +81,17 @@ class ServerSettings(Group):
         alias="TRUSTED_PROXIES",
         description="Networks of our own proxies, with commas; only they may name the client by X-Forwarded-For.",
     )
+    enable_security_headers: bool = Field(
+        default=True,
+        alias="ENABLE_SECURITY_HEADERS",
+        description="Send Content-Security-Policy and the like with every answer, and HSTS over HTTPS.",
+    )
+    max_connections: int = Field(
+        20_000,
+        alias="MAX_CONNECTIONS",
+        ge=1,
+        description="Connections of one worker of `python -m app`; with more, requests are answered 503.",
+    )
     max_body_size: int = Field(
         1_048_576,
         alias="MAX_BODY_SIZE",
@@ -159,6 +170,16 @@ class SecretSettings(Group):
     secret_key_file: Path | None = Field(
         None, alias="SECRET_KEY_FILE", description="File that holds SECRET_KEY instead."
     )
+    previous_secret_key: SecretStr | None = Field(
+        None,
+        alias="SECRET_KEY_PREVIOUS",
+        description="While SECRET_KEY is changed: the other key, whose tokens are accepted too; several with commas.",
+    )
+    previous_secret_key_file: Path | None = Field(
+        None,
+        alias="SECRET_KEY_PREVIOUS_FILE",
+        description="File that holds SECRET_KEY_PREVIOUS instead, one key a line.",
+    )
     master_key: SecretStr | None = Field(
         None,
         alias="MASTER_KEY",
@@ -174,6 +195,22 @@ class SecretSettings(Group):
     )
     index_key_file: Path | None = Field(
         None, alias="INDEX_KEY_FILE", description="File that holds INDEX_KEY instead."
+    )
+    master_key_new: SecretStr | None = Field(
+        None,
+        alias="MASTER_KEY_NEW",
+        description="The next MASTER_KEY, for `python -m app.admin keys rotate` alone.",
+    )
+    master_key_new_file: Path | None = Field(
+        None, alias="MASTER_KEY_NEW_FILE", description="File that holds MASTER_KEY_NEW instead."
+    )
+    index_key_new: SecretStr | None = Field(
+        None,
+        alias="INDEX_KEY_NEW",
+        description="The next INDEX_KEY, for servers and `python -m app.admin keys rebuild-index`.",
+    )
+    index_key_new_file: Path | None = Field(
+        None, alias="INDEX_KEY_NEW_FILE", description="File that holds INDEX_KEY_NEW instead."
     )
     pbkdf2_rounds: int = Field(
         600_000,
@@ -253,6 +290,24 @@ class SmsSettings(Group):
         ge=1,
         description="Codes to one number prefix (country and area) in an hour.",
     )
+    limit_per_prefix_day: int = Field(
+        1000,
+        alias="SMS_LIMIT_PER_PREFIX_DAY",
+        ge=1,
+        description="Codes to one number prefix in 24 hours.",
+    )
+    limit_per_country: int = Field(
+        5000,
+        alias="SMS_LIMIT_PER_COUNTRY",
+        ge=1,
+        description="Codes to one country in 24 hours.",
+    )
+    limit_in_all: int = Field(
+        20_000,
+        alias="SMS_LIMIT_IN_ALL",
+        ge=1,
+        description="Codes in 24 hours, whoever asks and wherever to: what a day may cost at most.",
+    )
     limit_per_day: int = Field(
         20,
         alias="SMS_LIMIT_PER_DAY",
@@ -291,6 +346,32 @@ class TokenSettings(Group):
         ge=1,
         le=3650,
         description="Days after which every session ends.",
+    )
+
+
+class TwoStepSettings(Group):
+    """The second factor, and how long a proof of identity counts."""
+
+    hash_rounds: int = Field(
+        12,
+        alias="TWO_STEP_HASH_ROUNDS",
+        ge=4,
+        le=16,
+        description="bcrypt cost of second passwords; production refuses less than 12.",
+    )
+    reset_days: int = Field(
+        7,
+        alias="TWO_STEP_RESET_DAYS",
+        ge=1,
+        le=90,
+        description="Days that an owner who lost the second factor waits for its removal; all devices are told.",
+    )
+    fresh_minutes: int = Field(
+        15,
+        alias="FRESH_MINUTES",
+        ge=1,
+        le=1440,
+        description="Minutes after a sign-in or confirmation in which a session may make sensitive changes.",
     )
 
 
@@ -359,6 +440,113 @@ class PeopleSettings(Group):
         alias="MAX_GROUP_MEMBERS",
         ge=2,
         description="Members of one group or channel at most.",
+    )
+
+
+class LimitSettings(Group):
+    """How often one account, or one address before sign-in, may call. Each class counts by itself."""
+
+    enabled: bool = Field(
+        default=True,
+        alias="ENABLE_RATE_LIMITS",
+        description="Count calls and refuse those over a limit; off only for tests and benchmarks.",
+    )
+    requests: int = Field(
+        600,
+        alias="RATE_LIMIT_REQUESTS",
+        ge=1,
+        description="API calls of one account, or of one address before sign-in, in RATE_LIMIT_WINDOW.",
+    )
+    window_seconds: int = Field(
+        60,
+        alias="RATE_LIMIT_WINDOW",
+        ge=1,
+        le=86_400,
+        description="Seconds in which RATE_LIMIT_REQUESTS are counted.",
+    )
+    sign_in: int = Field(
+        30,
+        alias="RATE_LIMIT_SIGN_IN",
+        ge=1,
+        description="Requests for sign-in codes from one address in 10 minutes; see also SMS_LIMIT_....",
+    )
+    code_checks: int = Field(
+        60,
+        alias="RATE_LIMIT_CODE_CHECKS",
+        ge=1,
+        description="Tries of codes and passwords from one address in 10 minutes.",
+    )
+    search: int = Field(
+        100,
+        alias="RATE_LIMIT_SEARCH",
+        ge=1,
+        description="Searches for people by one account in a minute.",
+    )
+    contact_import: int = Field(
+        60,
+        alias="RATE_LIMIT_CONTACT_IMPORT",
+        ge=1,
+        description="Imports of contacts (up to 500 each) by one account in an hour.",
+    )
+    sends: int = Field(
+        120,
+        alias="RATE_LIMIT_SENDS",
+        ge=1,
+        description="Messages sent by one account in a minute; ten forwarded ones count as one.",
+    )
+    sends_per_chat: int = Field(
+        60,
+        alias="RATE_LIMIT_SENDS_PER_CHAT",
+        ge=1,
+        description="Messages sent by one account to one chat in a minute.",
+    )
+    sends_burst: int = Field(
+        30,
+        alias="RATE_LIMIT_SENDS_BURST",
+        ge=1,
+        description="Messages sent by one account in 10 seconds.",
+    )
+    typing: int = Field(
+        120,
+        alias="RATE_LIMIT_TYPING",
+        ge=1,
+        description="Typing signals of one account in a minute.",
+    )
+    reads: int = Field(
+        600,
+        alias="RATE_LIMIT_READS",
+        ge=1,
+        description="Read marks moved by one account in a minute.",
+    )
+    catch_up: int = Field(
+        600,
+        alias="RATE_LIMIT_CATCH_UP",
+        ge=1,
+        description="Differences and resumes of one account in a minute.",
+    )
+    calls: int = Field(
+        600,
+        alias="RATE_LIMIT_CALLS",
+        ge=1,
+        description="Call signals of one account in a minute.",
+    )
+    outreach: int = Field(
+        300,
+        alias="RATE_LIMIT_OUTREACH",
+        ge=1,
+        description="New private chats, groups, channels, invites and additions of members by one account in 24 hours.",
+    )
+    outreach_new: int = Field(
+        50,
+        alias="RATE_LIMIT_OUTREACH_NEW",
+        ge=1,
+        description="The same for an account younger than seven days.",
+    )
+    sockets: int = Field(
+        120,
+        alias="RATE_LIMIT_SOCKETS",
+        ge=1,
+        description="Sockets opened by one account in a minute; one more is closed with 4429.",
     )
 
 
@@ -434,8 +622,10 @@ class Settings:
     secrets: SecretSettings
     sms: SmsSettings
     tokens: TokenSettings
+    two_step: TwoStepSettings
     websocket: WebSocketSettings
     people: PeopleSettings
+    limits: LimitSettings
     updates: UpdateSettings
     audit: AuditSettings
     log: LogSettings
@@ -466,8 +656,10 @@ GROUPS: dict[str, type[Group]] = {
     "secrets": SecretSettings,
     "sms": SmsSettings,
     "tokens": TokenSettings,
+    "two_step": TwoStepSettings,
     "websocket": WebSocketSettings,
     "people": PeopleSettings,
+    "limits": LimitSettings,
     "updates": UpdateSettings,
     "audit": AuditSettings,
     "log": LogSettings,

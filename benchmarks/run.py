@@ -39,7 +39,7 @@ IDLE = 1_000
 HTTP_CONNECTIONS = 8
 # The measured server: what the tests lower is at its default again, rate limits stay raised.
 _RATE_LIMITS = tuple(name for name in TEST_ENVIRONMENT if "LIMIT" in name or "LOOKUPS" in name)
-NO_RATE_LIMITS = {"WS_FRAMES_PER_SECOND": "100000"}
+NO_RATE_LIMITS = {"WS_FRAMES_PER_SECOND": "100000", "ENABLE_RATE_LIMITS": "false"}
 
 
 @dataclass

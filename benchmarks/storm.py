@@ -1,6 +1,6 @@
 """The storm: thousands of sockets cut at once come back for what they missed, while others talk on.
 
-    python -m benchmarks.storm [--only sqlite|postgresql] [--sockets 2000] [--missed 200]
+    make storm args="[--only sqlite|postgresql] [--sockets 2000] [--missed 200]"
 
 Measures delivery and memory before, during and after it, and what a replay costs, on the real server
 as processes. Writes the section between its marks in docs/reliability.md, where both were measured.
@@ -135,6 +135,7 @@ async def run_swarm() -> AsyncIterator[Swarm]:
         "-m",
         "benchmarks.swarm",
         cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "clients/python/src")},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=1 << 24,
@@ -386,7 +387,7 @@ async def measure(name: str, *, sockets: int, missed: int) -> dict[str, Any]:
 def render(figures: Mapping[str, dict[str, Any]], *, sockets: int, missed: int) -> list[str]:
     """The section of the page."""
     told = (
-        f"Written by `python -m benchmarks.storm`: {sockets:,} sockets of {sockets:,} people in groups of"
+        f"Written by `make storm`: {sockets:,} sockets of {sockets:,} people in groups of"
         f" {GROUP_MEMBERS} are cut at once; {missed} messages come into every group; then all of them fetch"
         f" a ticket, connect and resume within a quarter of a second. {PAIRS} pairs of others go on talking,"
         f" {TALK_RATE:.0f} messages a second in all. Server, database and clients share {os.cpu_count()}"

@@ -1,6 +1,8 @@
-"""Thousands of devices in one process: each follows its scopes, notices every gap and repeat, and resumes.
+"""Thousands of devices in one process: each keeps up with the log by the reference client's `Sync`.
 
     python -m benchmarks.swarm
+
+Gaps, repeats and resets are counted: a server that works as it should causes none.
 
 Reads commands as lines of JSON from standard input and answers each with one line, by its `id`; see
 `Swarm` in benchmarks/storm.py. A message whose text begins with 20 digits was sent at that moment of the
@@ -22,14 +24,29 @@ from typing import Any
 
 import orjson
 import uvloop
+from messenger_client import (
+    Action,
+    Apply,
+    Change,
+    FetchDifference,
+    Position,
+    Reconnect,
+    Reset,
+    SendFrame,
+    Signal,
+    Sync,
+    Update,
+)
 from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
+Frame = dict[str, Any]
 API = "/api/v1"
 # As the reference client waits before its attempts.
 _BACKOFF_FIRST = 0.25
 _BACKOFF_MOST = 15.0
 _ATTEMPT_SECONDS = 15.0
 _STAMP_DIGITS = 20
+_LOOK_SECONDS = 0.05
 
 
 @dataclass
@@ -46,18 +63,17 @@ class Tally:
 
 
 class Device:
-    """A signed-in client; `cursors` are what it has applied, by scope."""
+    """A signed-in client; `sync` knows what it has applied."""
 
     def __init__(self, tally: Tally, *, host: str, port: int, token: str) -> None:
         self.tally = tally
         self.host = host
         self.port = port
         self.token = token
-        self.epoch: str | None = None
-        self.cursors: dict[str, int] = {}
-        self.goals: dict[str, int] = {}
+        self.sync = Sync(Position())
         self.transport: WSTransport | None = None
         self._arrival: asyncio.Future[None] | None = None
+        self._fetching: asyncio.Task[None] | None = None
         self.hello_at = 0
         self.whole_at = 0
         self.user_id = 0
@@ -103,6 +119,7 @@ class Device:
         ticket = (await self.call("POST", "/auth/ws-ticket", {}))["ticket"]
         self._arrival = asyncio.get_running_loop().create_future()
         self.close_code = None
+        self.sync.connected()
         url = f"ws://{self.host}:{self.port}{API}/ws/{ticket}"
         self.transport, _ = await ws_connect(lambda: Wire(self), url)
 
@@ -116,60 +133,57 @@ class Device:
         tally = self.tally
         tally.received_bytes += len(payload)
         frame = orjson.loads(payload)
-        match frame["type"]:
-            case "hello":
-                self._greet(frame["data"])
-            case "resumed":
-                self._finish()
-            case "scope_reset":
-                tally.faults["scope_reset"] += 1
-            case "user_online":
-                tally.news.setdefault(frame["data"]["user_id"], time.monotonic_ns())
-            case _ if "seq" in frame:
-                self._apply(frame)
-            case _:
-                return
-
-    def _greet(self, data: Any) -> None:
-        self.user_id = data["user_id"]
-        self.hello_at = time.monotonic_ns()
-        state: dict[str, int] = data["state"]
-        behind = {
-            scope: self.cursors[scope]
-            for scope, seq in state.items()
-            if seq > self.cursors.get(scope, seq)
-        }
-        for scope, seq in state.items():
-            self.cursors.setdefault(scope, seq)
-        self.epoch = data["epoch"]
-        if not behind:
-            self._finish()
-            return
-        self.goals = {scope: state[scope] for scope in behind}
-        assert self.transport is not None
-        resume = {"type": "resume", "data": {"epoch": self.epoch, "state": behind}}
-        self.transport.send(WSMsgType.TEXT, orjson.dumps(resume))
-
-    def _finish(self) -> None:
-        for scope, goal in self.goals.items():
-            if self.cursors[scope] < goal:
-                self.tally.faults["incomplete"] += 1
-        self.goals = {}
-        self.whole_at = time.monotonic_ns()
-        if self._arrival is not None and not self._arrival.done():
+        if frame["type"] == "hello":
+            self.user_id = frame["data"]["user_id"]
+            self.hello_at = time.monotonic_ns()
+        elif "seq" in frame and frame["seq"] <= self.sync.position.cursors.get(frame["scope"], 0):
+            tally.faults["repeat"] += 1
+        self._act(self.sync.receive(frame))
+        if self.sync.is_whole and self._arrival is not None and not self._arrival.done():
+            self.whole_at = time.monotonic_ns()
             self._arrival.set_result(None)
 
-    def _apply(self, frame: Any) -> None:
-        tally, scope, seq = self.tally, frame["scope"], frame["seq"]
-        known = self.cursors.get(scope)
-        if known is not None and seq != known + 1:
-            tally.faults["gap" if seq > known else "repeat"] += 1
-        self.cursors[scope] = seq
-        if self.goals:
-            tally.replayed += 1
+    def _act(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Apply(changes):
+                    for change in changes:
+                        self._apply(change)
+                case SendFrame(frame):
+                    assert self.transport is not None
+                    self.transport.send(WSMsgType.TEXT, orjson.dumps(frame))
+                case FetchDifference():
+                    self.tally.faults["gap"] += 1
+                    self._fetching = asyncio.create_task(self._fetch(action))
+                case Signal(frame):
+                    self._hear_signal(frame)
+                case Reconnect(reason):
+                    self.tally.faults[reason] += 1
+                    self.cut()
+
+    def _hear_signal(self, frame: Frame) -> None:
+        if frame["type"] == "user_online":
+            self.tally.news.setdefault(frame["data"]["user_id"], time.monotonic_ns())
+
+    async def _fetch(self, wanted: FetchDifference) -> None:
+        try:
+            body = {"epoch": wanted.epoch, "state": wanted.state}
+            answer = await self.call("POST", "/updates/difference", body)
+        except OSError:
+            self._act(self.sync.difference_failed())
+        else:
+            self._act(self.sync.difference(answer))
+
+    def _apply(self, change: Change) -> None:
+        tally = self.tally
+        if isinstance(change, Reset) and self.whole_at:
+            tally.faults["scope_reset"] += 1
+        if not isinstance(change, Update):
             return
-        if frame["type"] == "new_message":
-            stamp = frame["data"].get("text", "")[:_STAMP_DIGITS]
+        if self._arrival is not None and not self._arrival.done():
+            tally.replayed += 1
+        elif change.type == "new_message":
+            stamp = change.data.get("text", "")[:_STAMP_DIGITS]
             if stamp.isdigit():
                 tally.deliveries.append(time.monotonic_ns() - int(stamp))
 
@@ -257,14 +271,25 @@ class Swarm:
         await it.come(jitter=0)
         return (it.whole_at - it.hello_at) / 1e9
 
-    async def begin_load(self, sends: Sequence[Sequence[int]], rate: float, size: int = 100) -> Any:
-        """Messages by (device, chat) in turn, `rate` a second, whether or not the server keeps up."""
+    async def begin_load(
+        self,
+        sends: Sequence[Sequence[int]],
+        rate: float,
+        size: int = 100,
+        at_once: int | None = None,
+    ) -> Any:
+        """Messages by (device, chat) in turn, `rate` a second.
+
+        Whether or not the server keeps up, unless only so many may wait for their answer `at_once`.
+        """
         loop = asyncio.get_running_loop()
 
         async def repeat() -> None:
             due, number = loop.time(), 0
             while True:
                 device, chat_id = sends[number % len(sends)]
+                while len(self._sends) == at_once:
+                    await asyncio.wait(self._sends, return_when=asyncio.FIRST_COMPLETED)
                 task = asyncio.create_task(self._send(self.devices[device], chat_id, size))
                 self._sends.add(task)
                 task.add_done_callback(self._sends.discard)
@@ -291,6 +316,12 @@ class Swarm:
                 await self._send(self.devices[device], chat_id, 100)
 
         await asyncio.gather(*(repeat() for _ in range(at_once)))
+        return {}
+
+    async def reach(self, scope: str, seq: int) -> dict[str, Any]:
+        """Wait until every device has applied so much of a scope."""
+        while any(device.cursors.get(scope, 0) < seq for device in self.devices):  # noqa: ASYNC110 - thousands, which no event tells
+            await asyncio.sleep(_LOOK_SECONDS)
         return {}
 
     async def figures(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from app.admin.audit import cli as audit
 from app.admin.env_example import render_env_example
+from app.admin.keys import keys
 from app.admin.opened import admin_act, faults_told, open_for_admin
 from app.admin.problem_list import render_problem_list
 from app.bootstrap import list_start_faults
@@ -19,6 +20,7 @@ _console = Console(highlight=False)
 _errors = Console(highlight=False, stderr=True)
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 cli.add_typer(audit, name="audit")
+cli.add_typer(keys, name="keys")
 
 
 @cli.command("check")

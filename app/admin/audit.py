@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.admin.opened import admin_act, faults_told, open_for_admin, open_keys
+from app.admin.opened import faults_told, open_for_admin, open_keys, record_act
 from app.features.audit.read import (
     Filter,
     RecordedEvent,
@@ -21,13 +21,11 @@ from app.features.audit.read import (
     count_refusals_by_user,
     list_newest,
 )
-from app.features.audit.record import record
 from app.features.audit.verify import Verdict, verify_chain
 from app.features.audit.write import ALERT_PREFIX
 from app.infra.cipher.blind_index import BlindIndex
 from app.infra.cipher.keyring import Keyring
 from app.infra.database.database import Database
-from app.infra.database.tx import Tx
 from app.infra.secrets import load_secrets
 from app.kernel.addresses import network_of
 from app.kernel.clock import SystemClock, format_time, parse_time
@@ -209,11 +207,7 @@ async def _report(
 async def _open_personal(settings: Settings, db: Database, command: str) -> Keyring:
     """The keys, once it is on record that somebody looks at what they open."""
     keyring = await open_keys(settings, db)
-
-    async def work(tx: Tx) -> None:
-        record(tx, admin_act(f"{command}_personal"))
-
-    await db.write(work)
+    await record_act(db, keyring, f"{command}_personal")
     return keyring
 
 

@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager, contextmanager
 import typer
 from rich.console import Console
 
+from app.bootstrap import prove_keys
+from app.features.audit.record import record
 from app.features.audit.write import event_writer
 from app.infra.cipher.keyring import Keyring, open_keyring
 from app.infra.database.database import Database, open_database
 from app.infra.database.migrate import migrate
+from app.infra.database.tx import Tx
 from app.infra.logging.setup import configure_logging
-from app.infra.secrets import load_secrets
 from app.kernel.clock import SystemClock
 from app.kernel.events import SecurityEvent
 from app.settings import Settings, SettingsError
@@ -42,19 +44,30 @@ async def open_keys(settings: Settings, db: Database) -> Keyring:
     Raises:
         SettingsError: the key is not the one of this database.
     """
-    secrets = load_secrets(settings)
+    secrets, kek = await prove_keys(settings)
     return await open_keyring(
         db,
         secrets.master_key,
         rounds=settings.secrets.pbkdf2_rounds,
         personal=settings.secrets.encrypt_personal_data,
         messages=settings.secrets.encrypt_messages,
+        kek=kek,
     )
 
 
 def admin_act(act: str) -> SecurityEvent:
     """That an operator did `act`, by the account of the machine that did it."""
     return SecurityEvent("admin_act", details={"act": act, "operator": _operator()})
+
+
+async def record_act(db: Database, keyring: Keyring, act: str) -> None:
+    """A row and a line of the log of what is about to be done."""
+    db.write_events = event_writer(keyring)
+
+    async def work(tx: Tx) -> None:
+        record(tx, admin_act(act))
+
+    await db.write(work)
 
 
 @contextmanager

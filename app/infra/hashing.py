@@ -26,10 +26,13 @@ class SlowHasher:
     password.
     """
 
-    def __init__(self, *, rounds: int) -> None:
+    def __init__(
+        self, *, rounds: int, threads: int = _THREADS, max_waiting: int = _MAX_WAITING
+    ) -> None:
         """`rounds`: the base-2 logarithm of the cost."""
         self._rounds = rounds
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="hashing")
+        self._max_waiting = max_waiting
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="hashing")
         self._waiting = 0
 
     async def hash(self, digest: bytes) -> bytes:
@@ -43,7 +46,7 @@ class SlowHasher:
         return await self._run(lambda: bcrypt.checkpw(digest, hashed))
 
     async def _run(self, work: Callable[[], R]) -> R:
-        if self._waiting >= _MAX_WAITING:
+        if self._waiting >= self._max_waiting:
             raise HashingBusy(retry_after=1)
         self._waiting += 1
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)

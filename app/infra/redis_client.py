@@ -5,6 +5,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 _CONNECT_SECONDS = 1.0
 _CALL_SECONDS = 1.0
@@ -23,3 +24,12 @@ def make_redis(url: str) -> RedisClient:
         retry=Retry(NoBackoff(), 0),
     )
     return cast("RedisClient", client)
+
+
+def is_redis_outage(error: Exception) -> bool:
+    """Whether Redis is to blame, or the way to it, and not the program.
+
+    uvloop says by a bare `RuntimeError` that a connection was lost while it was being set up.
+    """
+    is_lost_meanwhile = isinstance(error, RuntimeError) and "handler is closed" in str(error)
+    return is_lost_meanwhile or isinstance(error, RedisError | OSError | TimeoutError)

@@ -3,10 +3,13 @@
 Production makes none up: a key that nobody chose is a key that nobody backed up.
 """
 
+import hmac
 import os
+import resource
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from pydantic import SecretStr
 
@@ -24,10 +27,21 @@ class Secrets:
     secret_key: bytes = field(repr=False)
     master_key: bytes = field(repr=False)
     index_key: bytes = field(repr=False)
+    previous_secret_keys: tuple[bytes, ...] = field(default=(), repr=False)
+    index_key_new: bytes | None = field(default=None, repr=False)
 
 
-def load_secrets(settings: Settings) -> Secrets:
+def disable_core_dumps() -> None:
+    """A process that crashes shall not leave its keys on a disk."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
+
+
+def load_secrets(settings: Settings, *, may_generate: bool = True) -> Secrets:
     """Read the keys; outside production make those that are missing, 0600, once for all processes.
+
+    `may_generate`: False for a database that was set up before: a new MASTER_KEY or INDEX_KEY cannot
+    be its own.
 
     Raises:
         SettingsError: production lacks one or has a weak one, or a file cannot be read; lists all.
@@ -42,17 +56,79 @@ def load_secrets(settings: Settings) -> Secrets:
     values: dict[str, bytes] = {}
     for name, (value, path) in sources.items():
         try:
-            values[name] = _load(settings, name, value=value, path=path)
+            values[name] = _load(
+                settings,
+                name,
+                value=value,
+                path=path,
+                may_generate=may_generate or name == "SECRET_KEY",
+            )
         except SettingsError as error:
             faults.extend(error.faults)
+    previous: tuple[bytes, ...] = ()
+    try:
+        previous = _load_previous(settings)
+    except SettingsError as error:
+        faults.extend(error.faults)
     if settings.is_production and len(set(values.values())) < len(values):
         faults.append("SECRET_KEY, MASTER_KEY and INDEX_KEY must differ from each other")
     if faults:
         raise SettingsError(faults)
-    return Secrets(values["SECRET_KEY"], values["MASTER_KEY"], values["INDEX_KEY"])
+    return Secrets(
+        values["SECRET_KEY"],
+        values["MASTER_KEY"],
+        values["INDEX_KEY"],
+        previous,
+        load_new_key(settings, "INDEX_KEY"),
+    )
 
 
-def _load(settings: Settings, name: str, *, value: SecretStr | None, path: Path | None) -> bytes:
+def _load_previous(settings: Settings) -> tuple[bytes, ...]:
+    """The keys beside SECRET_KEY whose tokens still count: none, if none is named."""
+    name = "SECRET_KEY_PREVIOUS"
+    value, path = settings.secrets.previous_secret_key, settings.secrets.previous_secret_key_file
+    if value is not None and path is not None:
+        raise SettingsError([f"{name}: set it or {name}_FILE, not both"])
+    if value is not None:
+        parts = value.get_secret_value().encode().split(b",")
+    elif path is not None:
+        parts = _read_file(name, path).splitlines()
+    else:
+        return ()
+    keys = tuple(part.strip() for part in parts if part.strip())
+    if settings.is_production and any(_is_weak(key) for key in keys):
+        raise SettingsError([f"{name}: holds a key that is too weak for production"])
+    return keys
+
+
+def load_new_key(settings: Settings, name: Literal["MASTER_KEY", "INDEX_KEY"]) -> bytes | None:
+    """The key that `name` is being changed to; None: it is not.
+
+    Raises:
+        SettingsError: it is the present one, too weak for production, or cannot be read.
+    """
+    group = settings.secrets
+    sources = {
+        "MASTER_KEY": (group.master_key_new, group.master_key_new_file, group.master_key),
+        "INDEX_KEY": (group.index_key_new, group.index_key_new_file, group.index_key),
+    }
+    value, path, present = sources[name]
+    if value is None and path is None:
+        return None
+    key = _load(settings, f"{name}_NEW", value=value, path=path, may_generate=False)
+    if present is not None and hmac.compare_digest(present.get_secret_value().encode(), key):
+        raise SettingsError([f"{name}_NEW: this is the present {name}"])
+    return key
+
+
+def _load(
+    settings: Settings,
+    name: str,
+    *,
+    value: SecretStr | None,
+    path: Path | None,
+    may_generate: bool,
+) -> bytes:
     if value is not None and path is not None:
         raise SettingsError([f"{name}: set it or {name}_FILE, not both"])
     if value is None and path is None:
@@ -61,7 +137,7 @@ def _load(settings: Settings, name: str, *, value: SecretStr | None, path: Path 
                 f"{name}: production needs it, or {name}_FILE; at least {_LEAST_BYTES} random bytes"
             )
             raise SettingsError([fault])
-        return _load_generated(settings.server.var_dir, name)
+        return _load_generated(settings.server.var_dir, name, may_generate=may_generate)
     key = value.get_secret_value().encode() if value is not None else _read_file(name, path)
     if settings.is_production and _is_weak(key):
         fault = f"{name}: too weak for production; use `openssl rand -base64 48` and keep it safe"
@@ -80,8 +156,14 @@ def _read_file(name: str, path: Path | None) -> bytes:
     return key
 
 
-def _load_generated(directory: Path, name: str) -> bytes:
+def _load_generated(directory: Path, name: str, *, may_generate: bool) -> bytes:
     path = directory / f"{name.lower()}.txt"
+    if not may_generate and not path.exists():
+        fault = (
+            f"{name}: {path.name} is missing from VAR_DIR, and this database was made with it; "
+            "nothing was changed, put the file back"
+        )
+        raise SettingsError([fault])
     try:
         if not path.exists():
             _generate(path)

@@ -6,6 +6,7 @@ from app.infra.bus.port import Bus
 from app.infra.cipher.blind_index import BlindIndex
 from app.infra.cipher.keyring import Keyring
 from app.infra.database.database import Database
+from app.infra.limits.port import Limiter
 from app.infra.presence.port import PresenceStore
 from app.infra.sms.port import SmsSender
 from app.infra.tokens.access import AccessTokens
@@ -30,5 +31,6 @@ class Services:
     sms: SmsSender
     bus: Bus
     presence: PresenceStore
+    limiter: Limiter
     events: EventSink
     rules: Rules

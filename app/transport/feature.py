@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from app.infra.database.tx import Tx
 from app.infra.services import Services
 from app.kernel.scopes import Scope, ScopeKind
+from app.transport.limits import LimitClass
 
 Content = dict[str, object]
 Model = type[BaseModel]
@@ -43,7 +44,8 @@ class UpdateKind:
 
 @dataclass(frozen=True, slots=True)
 class FrameKind:
-    """A frame that clients may send: its `type`, the model of its `data`, and its handler.
+    """A frame that clients may send: its `type`, the model of its `data`, its handler, and the class of
+    limits that it counts in.
 
     The handler is `async (context: FrameContext, data: model) -> dict | None`; what it returns is
     the `data` of the ack.
@@ -52,6 +54,7 @@ class FrameKind:
     type: str
     model: Model
     handle: Callable[..., Awaitable[Content | None]]
+    limit: LimitClass = LimitClass.API
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,8 @@ def harm(operation: Any) -> int:
     """What takes something away comes after what needs it."""
     name = label(operation)
     last = (
+        "POST /auth/confirm",
+        "POST /auth/verify-password",
         "DELETE /messages/{message_id}",
         "DELETE /chats/{chat_id}/members/{user_id}",
         "DELETE /chats/{chat_id}/invites/{code}",
@@ -57,6 +59,8 @@ def harm(operation: Any) -> int:
         "DELETE /chats/{chat_id}",
         "DELETE /auth/sessions/{session_id}",
         "DELETE /auth/sessions",
+        "PUT /auth/two-step",
+        "DELETE /auth/two-step",
         "POST /auth/logout",
     )
     if name in last:

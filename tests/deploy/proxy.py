@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -43,8 +44,8 @@ class Proxy:
 
 
 @contextmanager
-def run_nginx(directory: Path, upstream_port: int, *, tls: Path | None = None) -> Iterator[Proxy]:
-    """nginx on a free port before `upstream_port`; `tls` holds tls.conf with its certificate."""
+def run_nginx(directory: Path, *upstream_ports: int, tls: Path | None = None) -> Iterator[Proxy]:
+    """nginx on a free port before `upstream_ports`; `tls` holds tls.conf with its certificate."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         missing.skip("deploy/nginx.conf", "no nginx on the PATH")
@@ -57,7 +58,7 @@ def run_nginx(directory: Path, upstream_port: int, *, tls: Path | None = None) -
     if tls:
         shutil.copytree(tls, directory / "messenger", dirs_exist_ok=True)
     file = directory / "nginx.conf"
-    file.write_text(_adapt(CONFIGURATION.read_text(), directory, proxy, upstream_port))
+    file.write_text(_adapt(CONFIGURATION.read_text(), directory, proxy, upstream_ports))
     for included in (directory / "messenger").glob("*.conf"):
         text = included.read_text().replace("listen 443", f"listen {proxy.tls_url[8:]}")
         included.write_text(text.replace("/etc/nginx/messenger", str(directory / "messenger")))
@@ -87,11 +88,16 @@ def run_nginx(directory: Path, upstream_port: int, *, tls: Path | None = None) -
         process.wait(timeout=10)
 
 
-def _adapt(text: str, directory: Path, proxy: Proxy, upstream_port: int) -> str:
+def _adapt(text: str, directory: Path, proxy: Proxy, upstream_ports: Sequence[int]) -> str:
     """Places and addresses of this test; every other line stays as it is deployed."""
+    upstream = re.search(r"^ *server app:8000.*;\n", text, re.MULTILINE)
+    assert upstream, "nginx.conf has no upstream app:8000 any more"
+    line = upstream[0]
+    text = text.replace(
+        line, "".join(line.replace("app:8000", f"127.0.0.1:{port}") for port in upstream_ports)
+    )
     replacements = {
         "listen 80 ": f"listen 127.0.0.1:{proxy.port} ",
-        "server app:8000;": f"server 127.0.0.1:{upstream_port};",
         "/var/log/nginx": str(directory / "logs"),
         "/var/run/nginx.pid": str(directory / "nginx.pid"),
         "/etc/nginx/messenger": str(directory / "messenger"),
@@ -107,10 +113,15 @@ def _adapt(text: str, directory: Path, proxy: Proxy, upstream_port: int) -> str:
 
 
 @asynccontextmanager
-async def run_echo() -> AsyncIterator[int]:
-    """An upstream whose answer is the list of the headers that it got; answers its port."""
+async def run_echo(port: int = 0) -> AsyncIterator[int]:
+    """An upstream whose answer is the list of the headers that it got; answers its port.
+
+    Behind the block its connections are closed and new ones refused.
+    """
+    writers: list[asyncio.StreamWriter] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -124,6 +135,9 @@ async def run_echo() -> AsyncIterator[int]:
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(answer, "127.0.0.1", port)
     async with server:
         yield server.sockets[0].getsockname()[1]
+        server.close()
+        for writer in writers:
+            writer.close()

@@ -130,6 +130,15 @@ async def test_what_nginx_refuses_itself_is_a_problem_document_too(folder: Path)
         assert "nginx/" not in answer.headers["server"]
 
 
+async def test_one_server_of_two_is_enough_whichever_was_away_before(folder: Path) -> None:
+    ports = free_port(), free_port()
+    with run_nginx(folder / "nginx", *ports) as proxy:
+        for port in (*ports, *ports):
+            async with run_echo(port), client(proxy) as http:
+                answers = [await http.get(f"{API}/users/me") for _ in range(4)]
+            assert [answer.status_code for answer in answers] == [httpx.codes.OK] * 4
+
+
 async def test_with_tls_conf_it_speaks_tls_and_sends_plain_http_there(folder: Path) -> None:
     tls = folder / "tls"
     make_certificate(tls)

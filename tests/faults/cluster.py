@@ -33,7 +33,8 @@ _REFUSALS = ("DATABASE_URL: the database does not answer", "Application startup 
 # Made once: a context costs 20 ms of the loop that the proxies and clients share.
 _NO_TLS = ssl.create_default_context()
 # So that a half-open line is noticed within a schedule.
-_ENVIRONMENT = {"LOG_LEVEL": "WARNING", "WS_HEARTBEAT_SECONDS": "5"}
+# Sessions are revoked late in a long run, by devices that nobody can ask to confirm.
+_ENVIRONMENT = {"LOG_LEVEL": "WARNING", "WS_HEARTBEAT_SECONDS": "5", "FRESH_MINUTES": "1440"}
 
 
 class Worker:

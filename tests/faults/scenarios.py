@@ -39,8 +39,8 @@ _WHOLE_SECONDS = 6.0
 _STEP_SECONDS = 0.1
 _QUEUE_BYTES = 65_536
 _RECEIVE_BUFFER_BYTES = 4096
-# More than the kernel's buffers of both ends hold.
-_FLOOD_BYTES = 7_000_000
+# More than the queue, the kernel's buffers of both ends and those of the client hold.
+_FLOOD_BYTES = 2_000_000
 _LONG_TEXT = "\u4e00" * 4096
 _SERVER_FAULT = 500
 

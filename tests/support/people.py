@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from messenger_client import Client, MemoryStore, Options
+from messenger_client import Client, MemoryStore, Options, PasswordRequired
 
 from tests.support.openapi import OpenApi
 from tests.support.servers import Server
@@ -243,14 +243,21 @@ class Backend:
         answer = await self.stranger().post("/auth/send-verification", {"phone": phone}, expect=200)
         return answer["verification_id"], self.deployment.codes(answer["phone"])[-1]
 
-    async def sign_in(self, phone: str, **fields: str) -> Person:
-        """A further device of this phone's account, or a new account; by the reference client."""
+    async def sign_in(self, phone: str, *, password: str | None = None, **fields: str) -> Person:
+        """A further device of this phone's account, or a new account; by the reference client.
+
+        `password`: the second one, where it is set.
+        """
         transport = JudgedTransport(self.deployment.openapi)
         base_url = self.deployment.next_node().base_url
         async with Client(base_url, MemoryStore(), options=Options(transport=transport)) as client:
             sent = await client.request_code(phone)
             code = self.deployment.codes(sent["phone"])[-1]
-            await client.sign_in(verification_id=sent["verification_id"], code=code, **fields)
+            try:
+                await client.sign_in(verification_id=sent["verification_id"], code=code, **fields)
+            except PasswordRequired as needed:
+                token = needed.password_token
+                await client.sign_in_with_factor(token, password=password)
         return Person(self, transport.last, phone=sent["phone"])
 
     async def sign_up(

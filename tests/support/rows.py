@@ -39,6 +39,19 @@ async def read_values(deployment: Deployment, query: str) -> list[object]:
         await connection.close()
 
 
+async def read_rows(deployment: Deployment, query: str) -> list[dict[str, object]]:
+    """What a SELECT common to both databases finds, by column."""
+    if deployment.name == "sqlite":
+        with closing(sqlite3.connect(deployment.details["sqlite_file"], timeout=10)) as database:
+            database.row_factory = sqlite3.Row
+            return [dict(row) for row in database.execute(query)]
+    connection = await asyncpg.connect(deployment.details["database_url"])
+    try:
+        return [dict(row) for row in await connection.fetch(query)]
+    finally:
+        await connection.close()
+
+
 async def dump(deployment: Deployment) -> bytes:
     """All that is stored: the files of SQLite with their journals, or every row of every table."""
     if deployment.name == "sqlite":

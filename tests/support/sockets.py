@@ -99,7 +99,7 @@ class Socket:
         )
         if answer["type"] == "error":
             raise FrameRefused(answer["error"])
-        assert answer["type"] in {"ack", "pong"}, answer
+        assert answer["type"] in {"ack", "pong", "resumed"}, answer
         return answer.get("data") or {}
 
     async def refused(self, type_: str, data: object, code: str) -> dict[str, Any]:
@@ -143,6 +143,11 @@ class Socket:
         async with asyncio.timeout(timeout_seconds), self._news:
             await self._news.wait_for(lambda: self.close_code is not None)
         assert self.close_code == code, f"closed with {self.close_code}, not {code}"
+
+    async def closed(self, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        """Wait until the server closes, whatever the code."""
+        async with asyncio.timeout(timeout_seconds), self._news:
+            await self._news.wait_for(lambda: self.close_code is not None)
 
     async def settle(self) -> None:
         """What this worker had queued for us before has arrived now."""

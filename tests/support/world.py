@@ -6,6 +6,7 @@ from typing import Any
 from tests.support.people import Backend, Person, new_id
 
 Json = Any  # what json.loads answers
+PASSWORD = "correct horse battery"
 
 
 @dataclass(kw_only=True)
@@ -27,6 +28,7 @@ class World:
     other_session: int
     verification_id: str
     code: str
+    password_token: str
     epoch: str
     public_name: str
 
@@ -53,6 +55,13 @@ class World:
                 "code": self.code,
                 "first_name": "Emil",
             },
+            "POST /auth/verify-password": {
+                "password_token": self.password_token,
+                "password": PASSWORD,
+            },
+            "POST /auth/confirm": {"password": PASSWORD},
+            "PUT /auth/two-step": {"password": "another fine horse"},
+            "POST /auth/two-step/reset": {"password_token": self.password_token},
             "POST /auth/refresh-token": {"refresh_token": self.anna.tokens["refresh_token"]},
             "POST /auth/ws-ticket": {"chat_id": chat},
             "PUT /users/me": {"first_name": "Anna", "bio": "Hi"},
@@ -91,6 +100,8 @@ class World:
             "message_ids": [self.message["id"]],
             "reply_to_message_id": self.message["id"],
             "verification_id": self.verification_id,
+            "password_token": self.password_token,
+            "password": PASSWORD,
             "refresh_token": self.anna.tokens["refresh_token"],
             "epoch": self.epoch,
             "phone": self.david.phone,
@@ -121,7 +132,8 @@ class World:
 
 async def make_world(backend: Backend) -> World:
     anna, bruno, clara, david = await backend.people(4)
-    other = await backend.sign_in(anna.phone, device_name="Other")
+    await anna.put("/auth/two-step", {"password": PASSWORD})
+    other = await backend.sign_in(anna.phone, password=PASSWORD, device_name="Other")
     sessions = (await anna.get("/auth/sessions"))["items"]
     contacts = [{"phone": bruno.phone, "first_name": "Bruno"}]
     await anna.post("/users/contacts", {"contacts": contacts})
@@ -134,6 +146,11 @@ async def make_world(backend: Backend) -> World:
     foreign = await david.group("Foreign", username="far_" + new_id()[:8])
     socket = await other.connect()
     await socket.close()
+    verification_id, code = await backend.ask_code(anna.phone)
+    body = {"verification_id": verification_id, "code": code}
+    half = await backend.stranger().post("/auth/verify-code", body, expect=200)
+    password_token = half["password_token"]
+    await backend.stranger().post("/auth/two-step/reset", {"password_token": password_token})
     verification_id, code = await backend.ask_code(backend.deployment.next_phone())
     return World(
         anna=anna,
@@ -151,6 +168,7 @@ async def make_world(backend: Backend) -> World:
         other_session=next(item["id"] for item in sessions if item["device_name"] == "Other"),
         verification_id=verification_id,
         code=code,
+        password_token=password_token,
         epoch=socket.hello["epoch"],
         public_name=name,
     )

@@ -5,6 +5,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.infra.cipher.places import sealed
 from app.infra.database.columns import BigId
 from app.infra.database.tables import Row
 from app.kernel.ids import SessionId, UserId
@@ -40,7 +41,10 @@ class AuditEventRow(Row):
     session_id: Mapped[SessionId | None] = mapped_column(BigInteger)
     request_id: Mapped[str | None]
     details: Mapped[str]
-    personal: Mapped[bytes | None]
+    # Without a person's id under the server's key.
+    personal: Mapped[bytes | None] = mapped_column(
+        info=sealed("always", "user:{user_id}", fixed=True)
+    )
 
 
 class AuditTotalRow(Row):

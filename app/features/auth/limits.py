@@ -6,14 +6,14 @@ phone's limit, they could do to lock its owner out. Hence:
 - narrow limits hold for a pair of phone and address, wide ones for a phone alone. One address takes
   at most a third of a phone's day, so that no single stranger uses it up;
 - an address from which the phone was signed in to before is no stranger's: the caps that others can
-  fill (the phone's day, its number range) do not hold for it;
+  fill (the phone's day, its number range, its country, the whole day) do not hold for it;
 - guesses: the first two codes of a day that meet wrong guesses may be tried five times, further
 ones
   once. All codes of a day that strangers can ask for come to fewer than 30 guesses, and a fresh
   code always has the one try that its owner needs.
 
 Counted in the database, so that all workers count together, under advisory locks on what is
-counted.
+counted; but countries and the whole day are what everybody shares, and counted by the limiter.
 """
 
 import math
@@ -24,6 +24,9 @@ from sqlalchemy import ColumnElement, FromClause, exists, func, or_, select, tru
 
 from app.features.auth.models import VerificationRow
 from app.infra.database.tx import Tx
+from app.infra.limits.port import Draw, Limiter
+from app.infra.limits.port import Quota as SharedQuota
+from app.kernel.phones import find_region
 from app.kernel.problems import RateLimited
 from app.settings import SmsSettings
 
@@ -99,6 +102,30 @@ async def take_quota(tx: Tx, limits: SmsSettings, *, asker: Asker) -> list[Quota
     ]
 
 
+def is_known_caller(quotas: list[Quota]) -> bool:
+    """Whether the caps that others can fill were left out."""
+    return all(quota.name is not None for quota in quotas)
+
+
+async def take_budget(limiter: Limiter, limits: SmsSettings, *, phone: str) -> None:
+    """Draw one code on what a day may cost: in this country, and in all.
+
+    Raises:
+        RateLimited: with Retry-After; whose the limit is, is told to nobody.
+    """
+    seconds = int(_DAY.total_seconds())
+    country = find_region(phone) or "001"
+    # One after the other: what one country has used up must not use up the day of all.
+    for quota, whose in (
+        (SharedQuota("sms-country", limits.limit_per_country, seconds), country),
+        (SharedQuota("sms-in-all", limits.limit_in_all, seconds), "all"),
+    ):
+        [standing] = await limiter.take([Draw(quota, whose, is_strict=True)])
+        if not standing.is_allowed:
+            wait = max(1, math.ceil(standing.reset_seconds))
+            raise RateLimited("Too many codes were asked for", retry_after=wait)
+
+
 def resend_after(quotas: list[Quota]) -> int:
     """Seconds until one more code may be asked for; 0: at once."""
     waits = [quota.resets_in for quota in quotas if quota.remaining == 0]
@@ -151,6 +178,7 @@ async def _read_quotas(tx: Tx, limits: SmsSettings, asker: Asker) -> list[Quota]
         _Rule("address", same_address, limits.limit_per_address, _HOUR),
         _Rule(None, same_phone, limits.limit_per_day, _DAY),
         _Rule(None, row.prefix == asker.prefix, limits.limit_per_prefix, _HOUR),
+        _Rule(None, row.prefix == asker.prefix, limits.limit_per_prefix_day, _DAY),
     )
     is_known = exists().where(
         same_phone,

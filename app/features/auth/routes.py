@@ -4,16 +4,25 @@ from fastapi import Response
 
 from app.features.auth.codes import CodeHasher
 from app.features.auth.limits import limit_headers
-from app.features.auth.schemas import SendVerification, SignedIn, Verification, VerifyCode
+from app.features.auth.password_tokens import TOKEN_LIFETIME
+from app.features.auth.schemas import (
+    PasswordRequired,
+    SendVerification,
+    SignedIn,
+    Verification,
+    VerifyCode,
+)
 from app.features.auth.send_verification import send_verification
-from app.features.auth.verify_code import Attempt, verify_code
+from app.features.auth.verify_code import Attempt, HalfSignedIn, verify_code
 from app.features.sessions.revocations import RevocationList
 from app.features.sessions.routes import render_tokens
 from app.transport.http.answers import ok
 from app.transport.http.client_address import ClientAddressDep
 from app.transport.http.dependencies import ServicesDep
+from app.transport.http.limits import limited_by
 from app.transport.http.problems import problem_responses
 from app.transport.http.routing import SliceRouter
+from app.transport.limits import LimitClass
 
 router = SliceRouter(prefix="/auth", tags=["Auth"])
 
@@ -21,6 +30,7 @@ router = SliceRouter(prefix="/auth", tags=["Auth"])
 @router.post(
     "/send-verification", response_model=Verification, responses=problem_responses(429, 503)
 )
+@limited_by(LimitClass.SIGN_IN)
 async def post_send_verification(
     services: ServicesDep, address: ClientAddressDep, body: SendVerification
 ) -> Response:
@@ -32,6 +42,7 @@ async def post_send_verification(
         index=services.index,
         hasher=services.rules.one(CodeHasher),
         events=services.events,
+        limiter=services.limiter,
         limits=services.settings.sms,
         phone=body.phone,
         address=address,
@@ -49,9 +60,18 @@ async def post_send_verification(
     return answer
 
 
-@router.post("/verify-code", response_model=SignedIn, responses=problem_responses(400))
-async def post_verify_code(services: ServicesDep, body: VerifyCode) -> Response:
-    """Sign in with a code. A phone without an account gets one, with the names given here."""
+@router.post(
+    "/verify-code",
+    response_model=SignedIn | PasswordRequired,
+    responses=problem_responses(400),
+)
+@limited_by(LimitClass.CODE_CHECKS)
+async def post_verify_code(
+    services: ServicesDep, address: ClientAddressDep, body: VerifyCode
+) -> Response:
+    """Sign in with a code. A phone without an account gets one, with the names given here.
+    Where a second factor is set, the answer is a `password_token` for `verify-password`.
+    """
     signed_in = await verify_code(
         services.db,
         services.keyring,
@@ -68,7 +88,17 @@ async def post_verify_code(services: ServicesDep, body: VerifyCode) -> Response:
             first_name=body.first_name,
             last_name=body.last_name,
         ),
+        address=address,
     )
+    if isinstance(signed_in, HalfSignedIn):
+        return ok(
+            {
+                "password_required": True,
+                "password_token": signed_in.password_token,
+                "expires_in": int(TOKEN_LIFETIME.total_seconds()),
+                "methods": signed_in.methods,
+            }
+        )
     return ok(
         {
             **render_tokens(signed_in.tokens),

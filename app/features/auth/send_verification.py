@@ -8,13 +8,21 @@ from sqlalchemy import exists, insert, select, update
 
 from app.features.audit.record import record
 from app.features.auth.codes import CODE_LENGTH, CodeHasher, new_code, new_verification_id
-from app.features.auth.limits import Asker, Quota, resend_after, take_quota
+from app.features.auth.limits import (
+    Asker,
+    Quota,
+    is_known_caller,
+    resend_after,
+    take_budget,
+    take_quota,
+)
 from app.features.auth.models import VerificationRow
 from app.features.auth.phones import number_range, read_sign_in_phone
 from app.infra.cipher.blind_index import BlindIndex
 from app.infra.cipher.keyring import SERVER_KEY, Keyring
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
+from app.infra.limits.port import Limiter
 from app.infra.sms.port import SmsSender, SmsUnavailable
 from app.kernel.addresses import network_of
 from app.kernel.events import EventSink, SecurityEvent
@@ -45,6 +53,7 @@ async def send_verification(
     index: BlindIndex,
     hasher: CodeHasher,
     events: EventSink,
+    limiter: Limiter,
     limits: SmsSettings,
     phone: str,
     address: str,
@@ -57,7 +66,7 @@ async def send_verification(
 
     Raises:
         PhoneInvalid, PhoneNotSupported: see `read_sign_in_phone`.
-        RateLimited: see `take_quota`.
+        RateLimited: see `take_quota` and `take_budget`.
         SmsUnavailable: the provider failed or was too slow.
     """
     e164 = read_sign_in_phone(phone)
@@ -79,11 +88,16 @@ async def send_verification(
         events.record(SecurityEvent("sign_in_code_limited", subject=asker.phone_index.hex()))
         problem.is_recorded = True
         raise
-    code_hash = await hasher.hash(verification_id, code)
     try:
+        if not is_known_caller(quotas):
+            await take_budget(limiter, limits, phone=e164)
+        code_hash = await hasher.hash(verification_id, code)
         await _send(sms, e164, code, seconds=limits.timeout_seconds)
-    except SmsUnavailable:
+    except (RateLimited, SmsUnavailable) as refusal:
         await db.write(lambda tx: _mark_failed(tx, row_id))
+        if isinstance(refusal, RateLimited):
+            events.record(SecurityEvent("sign_in_budget_spent", subject=asker.phone_index.hex()))
+            refusal.is_recorded = True
         raise
     await db.write(lambda tx: _arm(tx, asker, row_id, code_hash))
     return SentCode(

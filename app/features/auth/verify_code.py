@@ -1,14 +1,16 @@
 """Verify a code: it opens a session, and an account where there was none."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import select, update
 
 from app.features.audit.record import record
 from app.features.auth.codes import CodeHasher
 from app.features.auth.errors import CodeExpired, CodeInvalid
+from app.features.auth.factor import list_methods, load_factor
 from app.features.auth.limits import count_wrong_guesses, tries_allowed
 from app.features.auth.models import VerificationRow
+from app.features.auth.password_tokens import create_password_token
 from app.features.auth.send_verification import PHONE_PLACE
 from app.features.sessions.open import SessionTokens, open_session
 from app.features.sessions.revocations import RevocationList
@@ -51,7 +53,16 @@ class SignedIn:
 
 
 @dataclass(frozen=True, slots=True)
-class _Counted:
+class HalfSignedIn:
+    """The code was right; the second factor is still to come. `methods`: what is set."""
+
+    user_id: UserId
+    password_token: str = field(repr=False)
+    methods: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class CountedCode:
     """A try that was taken before the code is looked at."""
 
     row_id: int
@@ -71,7 +82,8 @@ async def verify_code(
     events: EventSink,
     limits: TokenSettings,
     attempt: Attempt,
-) -> SignedIn:
+    address: str | None = None,
+) -> SignedIn | HalfSignedIn:
     """Count the try, compare outside any transaction, then use the code: of parallel tries that
     know it one wins. Known and unknown phones take the same way up to the right code.
 
@@ -81,19 +93,26 @@ async def verify_code(
         name_invalid
     """
     _check_names(attempt)
-    counted = await db.write(lambda tx: _count_try(tx, keyring, attempt.verification_id))
+    counted = await db.write(lambda tx: take_code_try(tx, keyring, attempt.verification_id))
     if not await hasher.matches(attempt.verification_id, attempt.code, counted.code_hash):
         subject = index.phone(counted.phone).hex()
         details = {"verification": counted.row_id}
         events.record(SecurityEvent("sign_in_refused", details=details, subject=subject))
         raise CodeInvalid(attempts_left=counted.attempts_left)
 
-    async def work(tx: Tx) -> SignedIn:
+    async def work(tx: Tx) -> SignedIn | HalfSignedIn:
         phone = counted.phone
-        await _use(tx, index, row_id=counted.row_id, phone=phone)
+        await use_code(tx, index, row_id=counted.row_id, phone=phone)
         known = await find_user_by_phone(tx, index, phone)
         user_id = known or await _sign_up(tx, keyring, index, phone=phone, attempt=attempt)
         log = await lock_scopes(tx, [user_scope(user_id)])
+        factor = await load_factor(tx, keyring, user_id)
+        if factor.is_on:
+            token = await create_password_token(
+                tx, keyring, user_id=user_id, device_name=attempt.device_name
+            )
+            record(tx, SecurityEvent("second_factor_asked", user_id))
+            return HalfSignedIn(user_id, token, list_methods(factor))
         session = await open_session(
             tx,
             log,
@@ -103,6 +122,7 @@ async def verify_code(
             limits=limits,
             user_id=user_id,
             device_name=attempt.device_name,
+            address=address,
         )
         _record(tx, user_id, session.session_id, attempt, is_new_user=known is None)
         me = await load_me(tx, keyring, user_id=user_id)
@@ -121,13 +141,13 @@ def _record(
 
 def _check_names(attempt: Attempt) -> None:
     """Before a try is spent."""
-    for field in ("first_name", "last_name", "device_name"):
-        value = getattr(attempt, field)
+    for name in ("first_name", "last_name", "device_name"):
+        value = getattr(attempt, name)
         if value is not None:
-            clean_name(value, field=field)
+            clean_name(value, field=name)
 
 
-async def _count_try(tx: Tx, keyring: Keyring, verification_id: str) -> _Counted:
+async def take_code_try(tx: Tx, keyring: Keyring, verification_id: str) -> CountedCode:
     """Take one of the tries. The phone's lock makes the count over all its codes exact."""
     phone_index = await tx.scalar(
         select(VerificationRow.phone_index).where(VerificationRow.public_id == verification_id)
@@ -159,13 +179,16 @@ async def _count_try(tx: Tx, keyring: Keyring, verification_id: str) -> _Counted
         raise CodeExpired
     key = await keyring.require(tx, SERVER_KEY)
     table, column = PHONE_PLACE
-    phone = key.open_text(sealed_phone, table=table, column=column, row_id=row_id)
-    return _Counted(row_id, phone, code_hash, allowed - attempts)
+    phone = key.find_text(sealed_phone, table=table, column=column, row_id=row_id)
+    # A number that was moved here from another request, so that its code signs in to that account.
+    if phone is None:
+        raise CodeExpired
+    return CountedCode(row_id, phone, code_hash, allowed - attempts)
 
 
-async def _use(tx: Tx, index: BlindIndex, *, row_id: int, phone: str) -> None:
+async def use_code(tx: Tx, index: BlindIndex, *, row_id: int, phone: str) -> None:
     """Use the code up. What it held is emptied; the row stays to know the address by."""
-    await tx.lock_names([f"phone:{index.phone(phone).hex()}"])
+    await tx.lock_names([f"phone:{digest.hex()}" for digest in index.phones(phone)])
     used = await tx.scalar(
         update(VerificationRow)
         .where(

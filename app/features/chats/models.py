@@ -5,6 +5,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.infra.cipher.places import sealed
 from app.infra.database.columns import BigId
 from app.infra.database.tables import Row
 from app.kernel.ids import ChatId, MessageId, UserId
@@ -12,6 +13,7 @@ from app.kernel.ids import ChatId, MessageId, UserId
 # SQLite uses a partial index only for a query that says the same words, or compares the column.
 _IS_ADMIN = text("role IN ('owner', 'admin')")
 _IS_COUNT_DUE = text("count_due_at IS NOT NULL")
+_OWN = sealed("personal", "chat:{id}", revised=True)
 
 
 class ChatRow(Row):
@@ -38,8 +40,8 @@ class ChatRow(Row):
 
     id: Mapped[ChatId] = mapped_column(BigId, primary_key=True, autoincrement=True)
     type: Mapped[str]
-    title: Mapped[bytes | None]
-    description: Mapped[bytes | None]
+    title: Mapped[bytes | None] = mapped_column(info=_OWN)
+    description: Mapped[bytes | None] = mapped_column(info=_OWN)
     username: Mapped[str | None]
     permissions: Mapped[int]
     history_visible: Mapped[bool]

@@ -31,6 +31,7 @@ from app.features.chats.models import ChatRow, InviteRow, ParticipantRow
 from app.features.chats.policy import ChatType, Membership, Role
 from app.features.updates.models import ScopeRow
 from app.features.users.models import UsernameRow
+from app.infra.cipher.revisions import revision_of
 from app.infra.database.key_lists import key_parameters
 from app.infra.database.tx import Tx
 from app.infra.database.upsert import insert_ignore, upsert
@@ -40,11 +41,13 @@ from app.kernel.scopes import ScopeKind
 # The words of the partial index, so that SQLite uses it.
 _IS_ADMIN = literal_column("chat_participants.role IN ('owner', 'admin')", Boolean)
 
+CHAT_REVISION = revision_of(ChatRow, ChatRow.id).label("revision")
 VIEW_COLUMNS = (
     *CHAT_COLUMNS,
     ChatRow.title,
     ChatRow.description,
     ScopeRow.seq,
+    CHAT_REVISION,
 )
 """What `render_chat` reads; `FROM_CHATS` joins it."""
 

@@ -56,8 +56,8 @@ def render_chat(row: Any, key: DataKey | None) -> ChatView:
     return ChatView(
         id=row.id,
         type=row.type,
-        title=open_field(key, "title", row.id, row.title),
-        description=open_field(key, "description", row.id, row.description),
+        title=open_field(key, "title", row.id, row.title, row.revision),
+        description=open_field(key, "description", row.id, row.description, row.revision),
         username=row.username,
         photo=None,
         permissions=permission_names(Permission(row.permissions)),
@@ -69,16 +69,27 @@ def render_chat(row: Any, key: DataKey | None) -> ChatView:
 
 
 def open_field(
-    key: DataKey | None, column: SealedColumn, chat_id: ChatId, value: bytes | None
+    key: DataKey | None,
+    column: SealedColumn,
+    chat_id: ChatId,
+    value: bytes | None,
+    revision: int,
 ) -> str | None:
-    """None where the key was destroyed."""
+    """None where the key was destroyed or the value does not open."""
     if key is None:
         return None
-    return key.open_text(value, table=ChatRow.__tablename__, column=column, row_id=chat_id)
+    return key.find_text(
+        value, table=ChatRow.__tablename__, column=column, row_id=chat_id, revision=revision
+    )
 
 
 def seal_fields(
-    keyring: Keyring, key: DataKey, chat_id: ChatId, texts: Mapping[SealedColumn, str | None]
+    keyring: Keyring,
+    key: DataKey,
+    chat_id: ChatId,
+    texts: Mapping[SealedColumn, str | None],
+    *,
+    revision: int = 0,
 ) -> dict[str, bytes | None]:
     """Column -> value to store."""
     return {
@@ -87,6 +98,7 @@ def seal_fields(
             table=ChatRow.__tablename__,
             column=column,
             row_id=chat_id,
+            revision=revision,
             encrypt=keyring.personal,
         )
         for column, text in texts.items()

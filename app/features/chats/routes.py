@@ -12,6 +12,7 @@ from app.features.chats.delete import delete_chat
 from app.features.chats.leave import leave_chat
 from app.features.chats.list_invites import list_chat_invites
 from app.features.chats.list_members import list_chat_members
+from app.features.chats.outreach import count_outreach
 from app.features.chats.policy import Role, permissions_of
 from app.features.chats.preview_invite import preview_invite
 from app.features.chats.remove_member import remove_member
@@ -117,6 +118,7 @@ async def post_members(
     """Add people. Whoever has blocked me, does not let me add them or is banned here is left out;
     if that is all of them, the answer is a refusal.
     """
+    await count_outreach(services, session.user_id)
     added = await add_members(
         services.db,
         Tools.of(services),
@@ -208,6 +210,7 @@ async def post_invite(
     body: NewInvite = _NO_LIMITS,
 ) -> Response:
     """Make an invite link."""
+    await count_outreach(services, session.user_id)
     invite = await create_invite(
         services.db,
         user_id=session.user_id,

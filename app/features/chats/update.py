@@ -7,6 +7,7 @@ from app.features.chats.changes import Change, Tools, lock_chat, write_service
 from app.features.chats.create import check_history
 from app.features.chats.errors import ChatInvalid
 from app.features.chats.limits import MAX_DESCRIPTION_LENGTH, MAX_TITLE_LENGTH
+from app.features.chats.models import ChatRow
 from app.features.chats.policy import (
     ChatFacts,
     ChatType,
@@ -19,9 +20,10 @@ from app.features.chats.policy import (
     permissions_of,
 )
 from app.features.chats.queries import change_chat, free_username, take_username
-from app.features.chats.render import ChatView, load_chats, seal_fields
+from app.features.chats.render import ChatView, SealedColumn, load_chats, seal_fields
 from app.features.users.errors import UsernameTaken
 from app.infra.cipher.keyring import chat_key
+from app.infra.cipher.revisions import raise_revision
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.kernel.ids import ChatId, UserId
@@ -59,7 +61,7 @@ async def update_chat(
         if not changed:
             return
         change = Change(tx=tx, log=log, tools=tools, actor_id=user_id)
-        await _store(change, membership.chat, changed)
+        await _store(change, membership.chat, view, changed)
         log.append(chat_scope(chat_id), "chat_updated", subject_id=chat_id)
         if "title" in changed and membership.chat.type is ChatType.GROUP:
             await write_service(change, membership.chat, "title_changed")
@@ -110,14 +112,11 @@ def _find_differences(view: ChatView, changes: ChatChanges) -> ChatChanges:
     return ChatChanges(**changed)  # pyright: ignore[reportArgumentType] - a part of `changes`
 
 
-async def _store(change: Change, chat: ChatFacts, changed: ChatChanges) -> None:
-    tx, keyring = change.tx, change.tools.keyring
+async def _store(change: Change, chat: ChatFacts, view: ChatView, changed: ChatChanges) -> None:
+    tx = change.tx
     values: dict[str, object] = {}
-    key = await keyring.require(tx, chat_key(chat.id))
-    if "title" in changed:
-        values |= seal_fields(keyring, key, chat.id, {"title": changed["title"]})
-    if "description" in changed:
-        values |= seal_fields(keyring, key, chat.id, {"description": changed["description"]})
+    if "title" in changed or "description" in changed:
+        values |= await _seal_texts(change, chat.id, view, changed)
     if "permissions" in changed:
         values["permissions"] = int(permissions_of(changed["permissions"]))
     if "username" in changed:
@@ -130,6 +129,21 @@ async def _store(change: Change, chat: ChatFacts, changed: ChatChanges) -> None:
     elif is_public:
         values["history_visible"] = True
     await change_chat(tx, chat.id, values)
+
+
+async def _seal_texts(
+    change: Change, chat_id: ChatId, view: ChatView, changed: ChatChanges
+) -> dict[str, bytes | None]:
+    """Both under the row's next revision; one that did not open before is left as it is."""
+    keyring = change.tools.keyring
+    texts: dict[SealedColumn, str | None] = {}
+    for column in ("title", "description"):
+        text = changed.get(column) if column in changed else view[column]
+        if text is not None or column in changed:
+            texts[column] = text
+    key = await keyring.require(change.tx, chat_key(chat_id))
+    revision = await raise_revision(change.tx, ChatRow, chat_id)
+    return seal_fields(keyring, key, chat_id, texts, revision=revision)
 
 
 async def _move_username(tx: Tx, chat_id: ChatId, username: str | None) -> None:

@@ -14,8 +14,10 @@ from app.features.gateway.sockets import socket_endpoint
 from app.features.sessions.dependencies import CurrentSessionDep
 from app.transport.http.answers import JSON_MEDIA_TYPE
 from app.transport.http.dependencies import ServicesDep
+from app.transport.http.limits import limited_by
 from app.transport.http.problems import problem_responses
 from app.transport.http.routing import SliceRouter
+from app.transport.limits import LimitClass
 
 router = SliceRouter(prefix="/updates", tags=["Updates"])
 
@@ -28,6 +30,7 @@ socket_router = APIRouter(
 
 
 @router.post("/difference", response_model=Difference, responses=problem_responses(401, 422))
+@limited_by(LimitClass.CATCH_UP)
 async def get_difference(
     body: DifferenceRequest,
     request: Request,

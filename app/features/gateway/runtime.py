@@ -28,6 +28,7 @@ from app.transport.websocket.outgoing import OutFrame
 
 _SWEEP_SECONDS = 1.0
 _EPOCH_SECONDS = 5.0
+_FAREWELL_SECONDS = 0.1
 _log = logging.getLogger(__name__)
 
 
@@ -121,10 +122,17 @@ class Gateway:
         self._fanout.forget(connection)
         self._keeper.depart(connection.user_id, connection.id)
 
+    def is_over(self, connection: Connection) -> bool:
+        """Its session has ended: it hears why, and nothing that it says counts any more."""
+        return self._revocations.is_denied(connection.session_id)
+
     def _on_revoked(self, session_ids: Sequence[SessionId]) -> None:
+        # A moment later, so that the update that says why it ended still goes out.
+        loop = asyncio.get_running_loop()
         for session_id in session_ids:
             for connection in list(self.hub.of_session(session_id)):
-                connection.close(CloseCode.NOT_SIGNED_IN)
+                self.catchup.release(connection)
+                loop.call_later(_FAREWELL_SECONDS, connection.close, CloseCode.NOT_SIGNED_IN)
 
     def _on_signal(self, payload: bytes) -> None:
         signal = parse_signal(payload)

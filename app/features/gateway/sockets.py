@@ -22,11 +22,15 @@ from app.features.gateway.schemas import AuthFrame, PingFrame, ResumeFrame
 from app.features.sessions.authenticate import authenticate_socket
 from app.features.sessions.errors import TokenRefused
 from app.infra.logging.context import current_log_context
+from app.infra.services import Services
+from app.infra.tokens.opaque import Purpose, is_token
 from app.kernel.events import SecurityEvent
 from app.kernel.problems import Forbidden, Invalid, Problem, RateLimited
+from app.transport.http.client_address import find_address
 from app.transport.http.problems import INTERNAL_ERROR_CODE, field_errors
 from app.transport.http.refusals import find_subject, record_refusal
 from app.transport.http.strict_json import JsonValue
+from app.transport.limits import LimitClass, is_spent, take
 from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
 from app.transport.websocket.frames import (
@@ -44,11 +48,10 @@ from app.transport.websocket.outgoing import render_frame
 _MAX_WAITING_FRAMES = 32
 _BURST = 6
 _ROUTE = "/ws"
-# Those closes that are refusals, as the problems that they would be over HTTP.
+# Those closes that are refusals, as the problems that they would be over HTTP; whoever counts tells of 4429.
 _REFUSALS: Final[Mapping[CloseCode, type[Problem]]] = {
     CloseCode.NOT_SIGNED_IN: TokenRefused,
     CloseCode.NOT_ALLOWED: Forbidden,
-    CloseCode.TOO_MANY: RateLimited,
 }
 
 _log = logging.getLogger(__name__)
@@ -72,9 +75,17 @@ def socket_endpoint(*, of_chat: bool) -> ASGIApp:
             gateway.services.events.record(SecurityEvent("permission_refused", details=details))
             await send({"type": "websocket.close", "code": int(CloseCode.NOT_ALLOWED)})
             return
-        answer = await admit(
-            gateway.services, gateway.hub, token=parameters["token"], chat_text=chat_text
-        )
+        services, token = gateway.services, parameters["token"]
+        address = find_address(scope)
+        if is_token(token, Purpose.TICKET) and is_spent(services, address):
+            # A ticket costs a transaction, be it good or not: guessing them must not.
+            answer: Admission | CloseCode = CloseCode.TOO_MANY
+        else:
+            answer = await admit(services, gateway.hub, token=token, chat_text=chat_text)
+        if answer is CloseCode.NOT_SIGNED_IN:
+            answer = await _count_refusal(services, address)
+        if isinstance(answer, Admission):
+            answer = await _count_opening(services, answer)
         if gateway.is_stopping:
             answer = CloseCode.SERVICE_RESTART
         await send({"type": "websocket.accept"})
@@ -85,6 +96,24 @@ def socket_endpoint(*, of_chat: bool) -> ASGIApp:
             await send({"type": "websocket.close", "code": int(answer)})
 
     return _Endpoint(serve)
+
+
+async def _count_opening(services: Services, admission: Admission) -> Admission | CloseCode:
+    """Who reconnects without a pause costs more than who stays."""
+    try:
+        await take(services, LimitClass.SOCKETS, user_id=admission.session.user_id)
+    except RateLimited:
+        return CloseCode.TOO_MANY
+    return admission
+
+
+async def _count_refusal(services: Services, address: str) -> CloseCode:
+    """Bad tokens count as those of requests do: for the address."""
+    try:
+        await take(services, LimitClass.API, user_id=None, address=address)
+    except RateLimited:
+        return CloseCode.TOO_MANY
+    return CloseCode.NOT_SIGNED_IN
 
 
 class _Endpoint:
@@ -170,7 +199,9 @@ class Socket:
         elif is_too_large(text):
             self.connection.close(CloseCode.TOO_LARGE)
         elif not self._is_allowed():
-            _record_close(self._gateway, CloseCode.TOO_MANY)
+            details = {"limit": "frames"}
+            events = self._gateway.services.events
+            events.record(SecurityEvent("rate_limited", details=details))
             self.connection.close(CloseCode.TOO_MANY)
         else:
             try:
@@ -235,11 +266,14 @@ class Socket:
         record_refusal(self._gateway.services.events, problem, route=route)
 
     async def _answer(self, frame: IncomingFrame) -> None:
+        if self._gateway.is_over(self.connection):
+            raise TokenRefused
         match frame.type:
             case "ping":
                 _parse(PingFrame, frame.data)
                 self.connection.send(render_frame("pong", {}, request_id=frame.request_id))
             case "auth":
+                await self._count(LimitClass.API)
                 expires_in = await self._extend(_parse(AuthFrame, frame.data))
                 self._acknowledge(frame, {"expires_in": expires_in})
             case "resume":
@@ -263,9 +297,15 @@ class Socket:
             connection.chat_id,
             connection,
         )
+        # Who sends is counted by the slice, which knows what a send costs.
+        if kind.limit is not LimitClass.SENDS:
+            await self._count(kind.limit)
         result = await kind.handle(context, data)
         if result or frame.request_id is not None:
             self._acknowledge(frame, result or {})
+
+    async def _count(self, limit: LimitClass) -> None:
+        await take(self._gateway.services, limit, user_id=self.connection.user_id)
 
     def _acknowledge(self, frame: IncomingFrame, data: "dict[str, Any] | bytes") -> None:
         """`bytes` are JSON that was rendered before."""
@@ -288,8 +328,9 @@ class Socket:
 
     async def _resume(self, frame: IncomingFrame) -> None:
         try:
+            await self._count(LimitClass.CATCH_UP)
             data = _parse(ResumeFrame, frame.data)
-        except Invalid:
+        except Problem:
             self._gateway.catchup.abandon(self.connection)
             raise
         course = self._gateway.catchup.resume(

@@ -9,6 +9,7 @@ from app.features.chats.create import NewChat as NewSharedChat
 from app.features.chats.create import create_chat, create_private_chat
 from app.features.chats.join import join_chat
 from app.features.chats.join_by_invite import join_by_invite
+from app.features.chats.outreach import count_first_contact, count_outreach
 from app.features.chats.policy import ChatType
 from app.features.chats.schemas import (
     InviteCode,
@@ -74,10 +75,12 @@ async def post_chat(
     tools = Tools.of(services)
     is_new = True
     if isinstance(body, NewPrivateChat):
+        await count_first_contact(services, session.user_id, body.user_id)
         chat_id, is_new = await create_private_chat(
             services.db, tools, user_id=session.user_id, peer_id=body.user_id
         )
     else:
+        await count_outreach(services, session.user_id)
         chat_id = await create_chat(
             services.db, tools, owner_id=session.user_id, new=_new_chat(body)
         )

@@ -123,6 +123,7 @@ def _make_record(
         target_sender_id=target and target.sender_id,
         target_body=target and target.body,
         target_deleted_at=None,
+        target_revision=target.revision if target else 0,
     )
 
 

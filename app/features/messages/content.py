@@ -6,7 +6,7 @@ from typing import NamedTuple, cast
 import orjson
 
 from app.features.messages.errors import MessageEmpty, MessageTooLong
-from app.infra.cipher.envelope import DataKey
+from app.infra.cipher.envelope import CiphertextInvalid, DataKey
 from app.kernel.entities import (
     EntityDocument,
     check_entities,
@@ -48,7 +48,9 @@ def check_content(text: str, entities: Sequence[Mapping[str, object]]) -> Conten
     return Content(text, render_entities(check_entities(text, entities)))
 
 
-def seal_content(key: DataKey, message_id: MessageId, content: Content, *, encrypt: bool) -> bytes:
+def seal_content(
+    key: DataKey, message_id: MessageId, content: Content, *, encrypt: bool, revision: int = 0
+) -> bytes:
     document: dict[str, object] = {"text": content.text}
     if content.entities:
         document["entities"] = content.entities
@@ -59,17 +61,25 @@ def seal_content(key: DataKey, message_id: MessageId, content: Content, *, encry
         table=_PLACE_TABLE,
         column=_PLACE_COLUMN,
         row_id=message_id,
+        revision=revision,
         encrypt=encrypt,
     )
 
 
-def open_content(key: DataKey, message_id: MessageId, body: bytes) -> Content:
-    """What `seal_content` was given.
-
-    Raises:
-        CiphertextInvalid: the body does not belong to this message.
+def find_content(key: DataKey, message_id: MessageId, body: bytes, revision: int) -> Content | None:
+    """What `seal_content` was given last for this message; None: the body is another one, and the message
+    counts as deleted.
     """
-    plain = key.open(body, table=_PLACE_TABLE, column=_PLACE_COLUMN, row_id=message_id)
+    try:
+        plain = key.open(
+            body,
+            table=_PLACE_TABLE,
+            column=_PLACE_COLUMN,
+            row_id=message_id,
+            revision=revision,
+        )
+    except CiphertextInvalid:
+        return None
     document = cast("dict[str, object]", orjson.loads(plain))
     return Content(
         cast("str | None", document["text"]),

@@ -6,9 +6,10 @@ from typing import cast
 from app.features.chats.errors import MemberNotFound
 from app.features.chats.policy import Membership
 from app.features.messages.access import get_message, require_writing
-from app.features.messages.content import Content, check_content, open_content, seal_content
+from app.features.messages.content import Content, check_content, find_content, seal_content
 from app.features.messages.errors import MessageNotFound
 from app.features.messages.mentions import list_text_mentions, open_directory
+from app.features.messages.models import MessageRow
 from app.features.messages.policy import may_edit
 from app.features.messages.queries import (
     MessageRecord,
@@ -20,6 +21,7 @@ from app.features.messages.queries import (
 from app.features.messages.render import Rendered, render_messages
 from app.features.updates.log import lock_scopes
 from app.infra.cipher.keyring import Keyring, chat_key
+from app.infra.cipher.revisions import raise_revision
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.kernel.ids import MessageId, UserId
@@ -59,16 +61,18 @@ async def edit_message(
         if record.deleted_at is not None or record.body is None:
             raise MessageNotFound
         await _require_editing(tx, record, membership)
-        owner = chat_key(chat_id)
-        key = (await keyring.load(tx, [owner]))[owner]
-        old = open_content(key, message_id, record.body)
+        key = await keyring.require(tx, chat_key(chat_id))
+        old = find_content(key, message_id, record.body, record.revision)
+        if old is None:
+            raise MessageNotFound
         new = _make_content(old, text, entities)
         is_changed = (new.text, list(new.entities)) != (old.text, list(old.entities))
         if is_changed:
             await _move_mentions(tx, record, old, new)
-            body = seal_content(key, message_id, new, encrypt=keyring.messages)
+            revision = await raise_revision(tx, MessageRow, message_id)
+            body = seal_content(key, message_id, new, encrypt=keyring.messages, revision=revision)
             await set_body(tx, message_id, body)
-            record = record._replace(body=body, edited_at=tx.now)
+            record = record._replace(body=body, edited_at=tx.now, revision=revision)
         [view] = await render_messages(
             tx, keyring, [record], chats={chat_id: membership.chat}, contents={message_id: new}
         )

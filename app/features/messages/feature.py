@@ -13,6 +13,7 @@ from app.features.messages.typing import TYPING
 from app.features.messages.updates import fill_message, fill_read, fill_references
 from app.kernel.scopes import ScopeKind
 from app.transport.feature import Feature, FrameKind, Rule, UpdateKind
+from app.transport.limits import LimitClass
 
 FEATURE = Feature(
     name="messages",
@@ -26,9 +27,9 @@ FEATURE = Feature(
         UpdateKind(MESSAGE_HIDDEN, ScopeKind.USER, fill_references),
     ),
     frames=(
-        FrameKind("send_message", SendMessage, handle_send_message),
-        FrameKind("read", ReadFrame, handle_read),
-        FrameKind(TYPING, TypingFrame, handle_typing),
+        FrameKind("send_message", SendMessage, handle_send_message, LimitClass.SENDS),
+        FrameKind("read", ReadFrame, handle_read, LimitClass.READS),
+        FrameKind(TYPING, TypingFrame, handle_typing, LimitClass.TYPING),
     ),
     rules=(
         Rule(ServiceMessages, ServiceMessageWriter()),

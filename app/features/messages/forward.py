@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from app.features.chats.errors import ChatNotFound
 from app.features.chats.policy import ChatType, Membership
+from app.features.chats.render import open_field
 from app.features.messages.access import judge_writing, list_block_pairs
 from app.features.messages.append import NewMessage, append_messages
-from app.features.messages.content import Content, canonical_body, open_content
+from app.features.messages.content import Content, canonical_body, find_content
 from app.features.messages.errors import ClientMessageIdReused, MessageNotFound
 from app.features.messages.forwards import ForwardOrigin, parse_origin
 from app.features.messages.policy import SERVICE, TEXT, is_visible
@@ -167,17 +168,16 @@ async def _open_originals(
     tx: Tx, keyring: Keyring, source: Membership, records: Sequence[MessageRecord]
 ) -> dict[MessageId, Content]:
     """What will be said again. A channel's post takes the channel's title along, should readers not know it."""
-    owner = chat_key(source.chat.id)
-    key = (await keyring.load(tx, [owner]))[owner]
+    key = await keyring.require(tx, chat_key(source.chat.id))
     title: str | None = None
     if source.chat.type is ChatType.CHANNEL:
         heading = (await load_headings(tx, [source.chat.id]))[source.chat.id]
-        title = key.open_text(heading.title, table="chats", column="title", row_id=source.chat.id)
+        title = open_field(key, "title", heading.id, heading.title, heading.revision)
     contents: dict[MessageId, Content] = {}
     for record in records:
-        if record.body is None:
+        original = record.body and find_content(key, record.id, record.body, record.revision)
+        if not original:
             raise MessageNotFound
-        original = open_content(key, record.id, record.body)
         name = title if record.forward is None else original.forward_name
         contents[record.id] = Content(original.text, original.entities, name)
     return contents

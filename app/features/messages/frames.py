@@ -1,6 +1,7 @@
 """WebSocket frames of messages: the same use cases as over HTTP."""
 
 from app.features.chats.errors import ChatNotFound
+from app.features.messages.limits import count_send
 from app.features.messages.post import post_message
 from app.features.messages.read import mark_read
 from app.features.messages.schemas import ReadFrame, SendMessage, TypingFrame
@@ -13,6 +14,7 @@ from app.transport.websocket.frames import FrameContext
 async def handle_send_message(context: FrameContext, data: SendMessage) -> Content:
     """`{message, created}`; for a forward of several `{items, created}`."""
     _require_own_chat(context, data.chat_id)
+    await count_send(context.services, context.user_id, data)
     posted = await post_message(
         context.services.db, context.services.keyring, sender_id=context.user_id, body=data
     )

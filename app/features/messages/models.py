@@ -5,6 +5,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.infra.cipher.places import sealed
 from app.infra.database.columns import BigId, Json
 from app.infra.database.tables import Row
 from app.kernel.ids import ChatId, MessageId, UserId
@@ -43,7 +44,9 @@ class MessageRow(Row):
     seq: Mapped[int] = mapped_column(BigInteger)
     sender_id: Mapped[UserId] = mapped_column(BigInteger, ForeignKey("users.id"))
     type: Mapped[str]
-    body: Mapped[bytes | None]
+    body: Mapped[bytes | None] = mapped_column(
+        info=sealed("messages", "chat:{chat_id}", revised=True)
+    )
     reply_to_id: Mapped[MessageId | None] = mapped_column(BigInteger)
     forward: Mapped[object | None] = mapped_column(Json)
     service: Mapped[object | None] = mapped_column(Json)

@@ -38,8 +38,10 @@ from app.features.chats.access import (
 )
 from app.features.chats.models import ChatRow, ParticipantRow
 from app.features.chats.policy import MAX_READ_MARK_MEMBERS, ChatType, Membership
+from app.features.chats.queries import CHAT_REVISION
 from app.features.messages.models import HiddenMessageRow, MentionRow, MessageRow
 from app.features.users.models import BlockRow, UsernameRow
+from app.infra.cipher.revisions import raise_revisions, raise_selected, revision_of
 from app.infra.database.key_lists import KeyList, by_dialect, key_parameters
 from app.infra.database.tx import Dialect, Tx
 from app.infra.database.upsert import insert_ignore
@@ -73,6 +75,8 @@ class MessageRecord(NamedTuple):
     target_sender_id: UserId | None
     target_body: bytes | None
     target_deleted_at: datetime | None
+    revision: int = 0
+    target_revision: int = 0
 
 
 class ChatHeading(NamedTuple):
@@ -83,6 +87,7 @@ class ChatHeading(NamedTuple):
     title: bytes | None
     username: str | None
     deleted_at: datetime | None
+    revision: int
 
 
 class SeenSend(NamedTuple):
@@ -102,6 +107,7 @@ class ReplyTarget(NamedTuple):
     chat_id: ChatId
     sender_id: UserId
     body: bytes | None
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +137,8 @@ _COLUMNS = (
     _Target.sender_id,
     _Target.body,
     _Target.deleted_at,
+    revision_of(MessageRow, MessageRow.id).label("revision"),
+    revision_of(MessageRow, _Target.id).label("target_revision"),
 )
 
 
@@ -286,7 +294,11 @@ _BY_ID_FOR = (
     .where(MessageRow.id == bindparam("message_id", type_=BigInteger))
 )
 _REPLY_TARGETS = select(
-    MessageRow.id, MessageRow.chat_id, MessageRow.sender_id, MessageRow.body
+    MessageRow.id,
+    MessageRow.chat_id,
+    MessageRow.sender_id,
+    MessageRow.body,
+    revision_of(MessageRow, MessageRow.id),
 ).where(MessageRow.id.in_(bindparam("ids", expanding=True)), MessageRow.deleted_at.is_(None))
 _HEADINGS = select(
     ChatRow.id,
@@ -294,6 +306,7 @@ _HEADINGS = select(
     ChatRow.title,
     ChatRow.username,
     ChatRow.deleted_at,
+    CHAT_REVISION,
 ).where(ChatRow.id.in_(bindparam("ids", expanding=True)))
 _USERS_BY_NAME = select(UsernameRow.name_key, UsernameRow.user_id).where(
     UsernameRow.name_key.in_(bindparam("names", expanding=True)),
@@ -533,7 +546,10 @@ async def set_body(tx: Tx, message_id: MessageId, body: bytes) -> None:
 
 
 async def empty_message(tx: Tx, message_id: MessageId) -> None:
-    """Leave of a message what its tombstone and the repeat of its send need, and nothing else."""
+    """Leave of a message what its tombstone and the repeat of its send need, and nothing else. Who puts
+    its body back finds that it does not open.
+    """
+    await raise_revisions(tx, MessageRow, [message_id])
     await tx.execute(
         update(MessageRow)
         .where(MessageRow.id == message_id)
@@ -556,6 +572,10 @@ async def insert_hidden(tx: Tx, *, user_id: UserId, chat_id: ChatId, message_id:
 
 async def erase_upto(tx: Tx, chat_id: ChatId, upto: MessageId) -> None:
     """Make tombstones of all that was written in a chat up to and with this id."""
+    emptied = select(MessageRow.id).where(
+        MessageRow.chat_id == chat_id, MessageRow.id <= upto, MessageRow.deleted_at.is_(None)
+    )
+    await raise_selected(tx, MessageRow, emptied)
     await tx.execute(
         update(MessageRow)
         .where(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal, NotRequired, TypedDict, cast
 
 from app.features.chats.policy import ChatFacts, ChatType
-from app.features.messages.content import EXCERPT_LENGTH, Content, open_content
+from app.features.chats.render import open_field
+from app.features.messages.content import EXCERPT_LENGTH, Content, find_content
 from app.features.messages.forwards import ForwardOrigin, parse_origin
 from app.features.messages.policy import SERVICE
 from app.features.messages.queries import (
@@ -211,7 +212,11 @@ class _Desk:
         key = self.keys.get(chat_key(record.chat_id))
         if record.deleted_at is not None or key is None or record.body is None:
             return render_tombstone(record)
-        content = self.contents.get(record.id) or open_content(key, record.id, record.body)
+        content = self.contents.get(record.id) or find_content(
+            key, record.id, record.body, record.revision
+        )
+        if content is None:
+            return render_tombstone(record)
         view: MessageView = {
             "id": record.id,
             "chat_id": record.chat_id,
@@ -244,9 +249,7 @@ class _Desk:
 
     def _render_chat(self, heading: ChatHeading) -> ChatSender:
         key = self.keys.get(chat_key(heading.id))
-        title = key and key.open_text(
-            heading.title, table="chats", column="title", row_id=heading.id
-        )
+        title = open_field(key, "title", heading.id, heading.title, heading.revision)
         return {"chat_id": heading.id, "title": title}
 
     def _shows_target(self, record: MessageRecord) -> bool:
@@ -261,14 +264,15 @@ class _Desk:
         if record.reply_to_id is None:
             return None
         view: ReplyView = {"message_id": record.reply_to_id}
-        if not self._shows_target(record):
+        if record.target_body is None or not self._shows_target(record):
+            return view
+        target = find_content(key, record.reply_to_id, record.target_body, record.target_revision)
+        if target is None:
             return view
         if record.target_sender_id is not None:
             view["sender"] = self._render_sender(record, record.target_sender_id)
-        if record.target_body is not None:
-            text = open_content(key, record.reply_to_id, record.target_body).text
-            if text is not None:
-                view["text_excerpt"] = text[:EXCERPT_LENGTH]
+        if target.text is not None:
+            view["text_excerpt"] = target.text[:EXCERPT_LENGTH]
         return view
 
     def _render_forward(self, record: MessageRecord, content: Content) -> ForwardView | None:

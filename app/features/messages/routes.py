@@ -7,6 +7,7 @@ from fastapi import Query, Response
 from app.features.messages.delete import delete_for_everyone, delete_for_me
 from app.features.messages.edit import edit_message
 from app.features.messages.history import Position, list_history, read_message
+from app.features.messages.limits import count_send
 from app.features.messages.post import dump_entities, post_message
 from app.features.messages.read import mark_read
 from app.features.messages.schemas import (
@@ -29,8 +30,10 @@ from app.transport.http.fields import (
     MessageIdPath,
     QueryFlag,
 )
+from app.transport.http.limits import AnswerHeadersDep, limited_by
 from app.transport.http.problems import problem_responses
 from app.transport.http.routing import SliceRouter
+from app.transport.limits import LimitClass
 
 router = SliceRouter(prefix="/messages", tags=["Messages"])
 chats_router = SliceRouter(prefix="/chats", tags=["Messages"])
@@ -44,13 +47,20 @@ _REPEATED = {200: {"model": Message | DeletedMessage | MessageItems, "descriptio
     response_model=Message | DeletedMessage | MessageItems,
     responses={**_REPEATED, **problem_responses(401, 403, 404, 409)},
 )
-async def send(services: ServicesDep, session: CurrentSessionDep, body: SendMessage) -> Response:
+@limited_by(LimitClass.SENDS)
+async def send(
+    services: ServicesDep,
+    session: CurrentSessionDep,
+    answer_headers: AnswerHeadersDep,
+    body: SendMessage,
+) -> Response:
     """Say something, or forward what was said elsewhere. With a `client_message_id` it is safe to
     retry: a repeat answers 200 with the message as it is now, be it a tombstone. A forward of
     several answers `{items}`, 201 if any of them is new.
 
     Blocked in a private chat: 403 `not_allowed`; who has blocked the other one: 403 `peer_blocked`.
     """
+    answer_headers.update(await count_send(services, session.user_id, body))
     posted = await post_message(services.db, services.keyring, sender_id=session.user_id, body=body)
     return created(posted.answer) if posted.created else ok(posted.answer)
 
@@ -133,6 +143,7 @@ async def delete(
 
 
 @chats_router.post("/{chat_id}/read", status_code=204, responses=problem_responses(401, 404))
+@limited_by(LimitClass.READS)
 async def mark(
     services: ServicesDep, session: CurrentSessionDep, chat_id: ChatIdPath, body: MarkRead
 ) -> Response:

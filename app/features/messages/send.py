@@ -27,7 +27,7 @@ from app.features.messages.queries import (
 from app.features.messages.render import Rendered, load_messages
 from app.features.updates.log import lock_scopes, try_lock_scopes
 from app.infra.cipher.envelope import DataKey
-from app.infra.cipher.keyring import Keyring, chat_key
+from app.infra.cipher.keyring import Keyring, KeyUnreadable, chat_key
 from app.infra.database.committer import BUSY, Busy
 from app.infra.database.database import Database
 from app.infra.database.errors import UniqueViolation
@@ -167,7 +167,11 @@ async def _load_group(tx: Tx, items: Sequence[Send]) -> _Group:
     return _Group(
         memberships=memberships,
         seen=seen,
-        keys=await items[0].keyring.load(tx, {chat_key(send.chat_id) for send in seen.values()}),
+        keys=await items[0].keyring.load(
+            tx,
+            {chat_key(send.chat_id) for send in seen.values()}
+            | {chat_key(item.draft.chat_id) for item in present},
+        ),
         blocks=await find_blocks(tx, list_block_pairs(memberships.values())),
         targets=await load_reply_targets(tx, [message_id for _, _, message_id in replies]),
         hidden=await find_hidden(tx, replies),
@@ -200,6 +204,8 @@ def _decide(group: _Group, plan: _Plan, item: Send) -> _Outcome:
     earlier = _find_earlier(group, plan, item)
     if earlier is not None:
         return earlier
+    if chat_key(draft.chat_id) not in group.keys:
+        return KeyUnreadable()
     problem = judge_writing(membership, group.blocks) or _judge_references(group, membership, draft)
     if problem is not None:
         return problem

@@ -20,6 +20,9 @@ from app.kernel.problems import Problem
 TTL_SECONDS = 25.0
 LINGER_SECONDS = 10.0
 _REFRESH_SECONDS = 8.0
+# So late only a worker is that stood still; then the loop hears first of the sockets that closed.
+_LATE_SECONDS = 1.0
+_CATCH_UP_SECONDS = 0.5
 _SWEEP_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
 _CALL_SECONDS = 3.0
@@ -160,12 +163,17 @@ class PresenceKeeper:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _refresh_forever(self) -> None:
+        clock = asyncio.get_running_loop().time
         while True:
+            due = clock() + _REFRESH_SECONDS
             try:
-                async with asyncio.timeout(_REFRESH_SECONDS):
+                async with asyncio.timeout_at(due):
                     await self._is_in_doubt.wait()
             except TimeoutError:
                 pass
+            if clock() > due + _LATE_SECONDS:
+                # The worker stood still: whoever left meanwhile would seem to come back, and go again.
+                await asyncio.sleep(_CATCH_UP_SECONDS)
             self._is_in_doubt.clear()
             await self.refresh()
 

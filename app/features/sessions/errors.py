@@ -1,6 +1,6 @@
 """What can go wrong with tokens and sessions."""
 
-from app.kernel.problems import NotFound, RateLimited, Unauthenticated
+from app.kernel.problems import Forbidden, NotFound, RateLimited, Unauthenticated
 
 
 class TokenRefused(Unauthenticated):
@@ -15,6 +15,13 @@ class RefreshTokenInvalid(Unauthenticated):
 
     code = "refresh_token_invalid"
     title = "The refresh token is not valid, sign in again"
+
+
+class FreshAuthenticationRequired(Forbidden):
+    """The session is in order, but its holder last proved to be the owner too long ago."""
+
+    code = "fresh_authentication_required"
+    title = "Confirm that it is you first"
 
 
 class SessionNotFound(NotFound):

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from app.features.sessions.activity import Activity
+from app.features.sessions.dependencies import SessionCallerFinder
 from app.features.sessions.jobs import JOBS
 from app.features.sessions.revocations import RevocationList
 from app.features.sessions.routes import router
@@ -10,13 +11,15 @@ from app.features.sessions.updates import fill_sessions_changed
 from app.infra.bus.port import Bus
 from app.kernel.rules import Rules
 from app.kernel.scopes import ScopeKind
-from app.transport.feature import Feature, UpdateKind
+from app.transport.feature import Feature, Rule, UpdateKind
+from app.transport.http.limits import CallerFinder
 
 FEATURE = Feature(
     name="sessions",
     routers=(router,),
     updates=(UpdateKind("sessions_changed", ScopeKind.USER, fill_sessions_changed),),
     jobs=JOBS,
+    rules=(Rule(CallerFinder, SessionCallerFinder()),),
 )
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from app.features.sessions.authenticate import CurrentSession
 from app.features.sessions.models import SessionRow
-from app.features.sessions.open import DEVICE_NAME_PLACE
+from app.features.sessions.open import DEVICE_NAME_PLACE, PLACE_PLACE
 from app.infra.cipher.keyring import Keyring, user_key
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
@@ -21,6 +21,7 @@ class SessionView(TypedDict):
     id: SessionId
     kind: str
     device_name: str | None
+    place: str | None
     created_at: str
     last_used_at: str
     expires_at: str
@@ -50,6 +51,7 @@ async def list_sessions(
                 SessionRow.id,
                 SessionRow.kind,
                 SessionRow.device_name,
+                SessionRow.place,
                 SessionRow.created_at,
                 SessionRow.last_used_at,
                 SessionRow.idle_expires_at,
@@ -71,8 +73,11 @@ async def list_sessions(
             SessionView(
                 id=row.id,
                 kind=row.kind,
-                device_name=key.open_text(
+                device_name=key.find_text(
                     row.device_name, table=table, column=column, row_id=row.id
+                ),
+                place=key.open_text(
+                    row.place, table=PLACE_PLACE[0], column=PLACE_PLACE[1], row_id=row.id
                 ),
                 created_at=format_time(row.created_at),
                 last_used_at=format_time(row.last_used_at),

@@ -5,6 +5,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.infra.cipher.places import sealed
 from app.infra.database.columns import BigId
 from app.infra.database.tables import Row
 from app.kernel.ids import ChatId, SessionId, UserId
@@ -15,6 +16,9 @@ _LIVE = text("revoked_at IS NULL")
 class SessionRow(Row):
     """A signed-in device. It lives while `revoked_at` is empty and `idle_expires_at` is ahead,
     which every refresh moves on, but never beyond `expires_at`.
+
+    `authenticated_at`: when its holder last proved to be the owner, by signing in or confirming;
+    empty counts as long ago. `place`: the network of its last sign-in or refresh, in words.
     """
 
     __tablename__ = "sessions"
@@ -26,12 +30,14 @@ class SessionRow(Row):
     id: Mapped[SessionId] = mapped_column(BigId, primary_key=True)
     user_id: Mapped[UserId] = mapped_column(BigInteger)
     kind: Mapped[str]
-    device_name: Mapped[bytes | None]
+    device_name: Mapped[bytes | None] = mapped_column(info=sealed("personal", "user:{user_id}"))
     created_at: Mapped[datetime]
     last_used_at: Mapped[datetime]
     idle_expires_at: Mapped[datetime] = mapped_column(index=True)
     expires_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+    authenticated_at: Mapped[datetime | None]
+    place: Mapped[bytes | None]
 
 
 class RefreshTokenRow(Row):
@@ -48,7 +54,8 @@ class RefreshTokenRow(Row):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
     used_at: Mapped[datetime | None]
-    successor: Mapped[bytes | None]
+    # Under the key of the session's user.
+    successor: Mapped[bytes | None] = mapped_column(info=sealed("always", "", brief=True))
 
 
 class TicketRow(Row):

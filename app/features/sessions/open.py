@@ -13,12 +13,14 @@ from app.infra.cipher.keyring import Keyring, user_key
 from app.infra.database.tx import Tx
 from app.infra.tokens.access import AccessTokens
 from app.infra.tokens.opaque import Purpose, hash_token, new_token
+from app.kernel.addresses import place_of
 from app.kernel.ids import SessionId, UserId
 from app.kernel.scopes import user_scope
 from app.settings import TokenSettings
 
 MAX_SESSIONS = 50
 DEVICE_NAME_PLACE = ("sessions", "device_name")
+PLACE_PLACE = ("sessions", "place")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,11 @@ async def open_session(
     limits: TokenSettings,
     user_id: UserId,
     device_name: str | None,
+    address: str | None = None,
     kind: str = "app",
 ) -> SessionTokens:
-    """Sign a device in. `log` holds the lock of the user's scope, so that `MAX_SESSIONS` is exact:
-    at the cap the session that was unused for longest ends.
+    """Sign a device in from `address` (an IP). `log` holds the lock of the user's scope, so that
+    `MAX_SESSIONS` is exact: at the cap the session that was unused for longest ends.
     """
     await _make_room(tx, log, revocations=revocations, user_id=user_id)
     session_id = SessionId((await tx.reserve_ids(SessionRow, 1))[0])
@@ -52,6 +55,14 @@ async def open_session(
     table, column = DEVICE_NAME_PLACE
     sealed = key.seal_text(
         device_name, table=table, column=column, row_id=session_id, encrypt=keyring.personal
+    )
+    table, column = PLACE_PLACE
+    place = key.seal_text(
+        place_of(address) if address else None,
+        table=table,
+        column=column,
+        row_id=session_id,
+        encrypt=keyring.personal,
     )
     expires_at = tx.now + timedelta(days=limits.refresh_total_days)
     idle_expires_at = min(tx.now + timedelta(days=limits.refresh_idle_days), expires_at)
@@ -65,6 +76,8 @@ async def open_session(
             last_used_at=tx.now,
             idle_expires_at=idle_expires_at,
             expires_at=expires_at,
+            authenticated_at=tx.now,
+            place=place,
         )
     )
     refresh_token = new_token(Purpose.REFRESH)

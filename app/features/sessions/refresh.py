@@ -15,7 +15,7 @@ from app.features.audit.record import record
 from app.features.sessions.end import end_sessions
 from app.features.sessions.errors import RefreshTokenInvalid
 from app.features.sessions.models import RefreshTokenRow, SessionRow
-from app.features.sessions.open import SessionTokens
+from app.features.sessions.open import PLACE_PLACE, SessionTokens
 from app.features.sessions.revocations import RevocationList
 from app.features.updates.log import lock_scopes
 from app.infra.cipher.keyring import Keyring, user_key
@@ -23,6 +23,7 @@ from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.infra.tokens.access import AccessTokens
 from app.infra.tokens.opaque import Purpose, hash_token, new_token
+from app.kernel.addresses import place_of
 from app.kernel.events import SecurityEvent
 from app.kernel.ids import SessionId, UserId
 from app.kernel.scopes import user_scope
@@ -64,8 +65,9 @@ async def refresh_session(
     revocations: RevocationList,
     limits: TokenSettings,
     refresh_token: str,
+    address: str | None = None,
 ) -> SessionTokens:
-    """A new pair for a refresh token.
+    """A new pair for a refresh token that comes from `address` (an IP).
 
     Raises:
         RefreshTokenInvalid: unknown, expired, of an ended session, or replayed.
@@ -84,7 +86,7 @@ async def refresh_session(
         if verdict is _Verdict.REPEAT:
             token = await _open_successor(tx, keyring, presented)
         else:
-            token = await _rotate(tx, keyring, presented, limits)
+            token = await _rotate(tx, keyring, presented, limits, address)
         return _issue(tx, tokens, presented, token)
 
     outcome = await db.write(work)
@@ -134,7 +136,9 @@ def _judge(presented: _Presented | None, now: datetime) -> _Verdict:
     return _Verdict.REPLAYED
 
 
-async def _rotate(tx: Tx, keyring: Keyring, presented: _Presented, limits: TokenSettings) -> str:
+async def _rotate(
+    tx: Tx, keyring: Keyring, presented: _Presented, limits: TokenSettings, address: str | None
+) -> str:
     successor = new_token(Purpose.REFRESH)
     key = await keyring.require(tx, user_key(presented.user_id))
     # A token is sealed whatever ENCRYPT_PERSONAL_DATA says.
@@ -147,12 +151,18 @@ async def _rotate(tx: Tx, keyring: Keyring, presented: _Presented, limits: Token
     idle_expires_at = min(
         tx.now + timedelta(days=limits.refresh_idle_days), presented.session_expires_at
     )
+    values: dict[str, object] = {"last_used_at": tx.now, "idle_expires_at": idle_expires_at}
+    if address is not None:
+        table, column = PLACE_PLACE
+        values["place"] = key.seal_text(
+            place_of(address),
+            table=table,
+            column=column,
+            row_id=presented.session_id,
+            encrypt=keyring.personal,
+        )
     # The session's row first, as ending a session does: the other order deadlocks with it.
-    await tx.execute(
-        update(SessionRow)
-        .where(SessionRow.id == presented.session_id)
-        .values(last_used_at=tx.now, idle_expires_at=idle_expires_at)
-    )
+    await tx.execute(update(SessionRow).where(SessionRow.id == presented.session_id).values(values))
     await tx.execute(
         update(RefreshTokenRow)
         .where(RefreshTokenRow.hash == presented.hash)
@@ -178,12 +188,15 @@ async def _rotate(tx: Tx, keyring: Keyring, presented: _Presented, limits: Token
 
 async def _open_successor(tx: Tx, keyring: Keyring, presented: _Presented) -> str:
     key = await keyring.require(tx, user_key(presented.user_id))
-    return key.open(
-        presented.successor or b"",
+    successor = key.find_text(
+        presented.successor,
         table="refresh_tokens",
         column="successor",
         row_id=_row_id(presented.hash),
-    ).decode()
+    )
+    if successor is None:
+        raise RefreshTokenInvalid
+    return successor
 
 
 async def _end_replayed(

@@ -6,6 +6,7 @@ from fastapi import Query, Response
 
 from app.features.sessions.dependencies import CurrentSessionDep
 from app.features.sessions.end import end_other_sessions, end_session, log_out
+from app.features.sessions.fresh import FreshSessionDep
 from app.features.sessions.list import list_sessions
 from app.features.sessions.open import SessionTokens
 from app.features.sessions.refresh import refresh_session
@@ -20,6 +21,7 @@ from app.features.sessions.schemas import (
 )
 from app.features.sessions.tickets import TICKET_LIFETIME, create_ticket
 from app.transport.http.answers import created, no_content, ok
+from app.transport.http.client_address import ClientAddressDep
 from app.transport.http.dependencies import ServicesDep
 from app.transport.http.fields import DEFAULT_LIMIT, Cursor, Limit, SessionIdPath
 from app.transport.http.problems import problem_responses
@@ -29,7 +31,9 @@ router = SliceRouter(prefix="/auth", tags=["Auth"])
 
 
 @router.post("/refresh-token", response_model=TokenPair, responses=problem_responses(401))
-async def refresh_token(services: ServicesDep, body: RefreshToken) -> Response:
+async def refresh_token(
+    services: ServicesDep, address: ClientAddressDep, body: RefreshToken
+) -> Response:
     """Exchange a refresh token for a new pair. After a lost answer the same token may be sent once
     more within 30 s; any other replay of a used token ends the session.
     """
@@ -40,6 +44,7 @@ async def refresh_token(services: ServicesDep, body: RefreshToken) -> Response:
         revocations=services.rules.one(RevocationList),
         limits=services.settings.tokens,
         refresh_token=body.refresh_token,
+        address=address,
     )
     return ok(render_tokens(tokens))
 
@@ -77,11 +82,15 @@ async def get_sessions(
     return ok(page)
 
 
-@router.delete("/sessions/{session_id}", status_code=204, responses=problem_responses(401, 404))
+@router.delete(
+    "/sessions/{session_id}", status_code=204, responses=problem_responses(401, 403, 404)
+)
 async def delete_session(
-    services: ServicesDep, session: CurrentSessionDep, session_id: SessionIdPath
+    services: ServicesDep, session: FreshSessionDep, session_id: SessionIdPath
 ) -> Response:
-    """Sign one of my devices out."""
+    """Sign one of my devices out. Wants fresh authentication, or a thief of this one could sign the
+    owner out.
+    """
     await end_session(
         services.db,
         services.rules.one(RevocationList),
@@ -91,9 +100,9 @@ async def delete_session(
     return no_content()
 
 
-@router.delete("/sessions", status_code=204, responses=problem_responses(401))
-async def delete_other_sessions(services: ServicesDep, session: CurrentSessionDep) -> Response:
-    """Sign all my other devices out."""
+@router.delete("/sessions", status_code=204, responses=problem_responses(401, 403))
+async def delete_other_sessions(services: ServicesDep, session: FreshSessionDep) -> Response:
+    """Sign all my other devices out. Wants fresh authentication."""
     await end_other_sessions(
         services.db,
         services.rules.one(RevocationList),

@@ -33,6 +33,13 @@ class Session(BaseModel):
     id: int
     kind: str
     device_name: str | None
+    place: Annotated[
+        str | None,
+        Field(
+            description="The network of its last sign-in or refresh, in part.",
+            examples=["192.0.x.x", "2001:db8:x"],
+        ),
+    ]
     created_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     last_used_at: Annotated[
         str,

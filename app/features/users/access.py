@@ -1,6 +1,7 @@
 """What higher slices ask about people: do they exist, do they block each other, may one add or call another."""
 
 from collections.abc import Collection
+from datetime import timedelta
 
 from sqlalchemy import select
 
@@ -65,3 +66,9 @@ async def load_privacy(tx: Tx, user_ids: Collection[UserId]) -> dict[UserId, pol
         for row in await tx.all(statement):
             privacy[row.id] = policy.parse_privacy(row.privacy)
     return privacy
+
+
+async def is_newcomer(tx: Tx, user_id: UserId, *, newer_than: timedelta) -> bool:
+    """Whether the account was made in the last `newer_than`."""
+    created_at = await tx.scalar(select(UserRow.created_at).where(UserRow.id == user_id))
+    return created_at is None or created_at > tx.now - newer_than

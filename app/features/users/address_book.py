@@ -10,6 +10,7 @@ from app.features.users.errors import TooManyContacts
 from app.features.users.models import ContactRow
 from app.infra.cipher.envelope import DataKey
 from app.infra.cipher.keyring import Keyring, user_key
+from app.infra.cipher.revisions import raise_revisions, revision_of
 from app.infra.database.tx import Tx
 from app.kernel.ids import UserId
 
@@ -21,7 +22,9 @@ _SAVE_NAME = (
     .values(first_name=bindparam("new_first_name"), last_name=bindparam("new_last_name"))
 )
 
-ContactSelect = Select[int, UserId, UserId, bytes, bytes | None, datetime]
+_REVISION = revision_of(ContactRow, ContactRow.id).label("revision")
+
+ContactSelect = Select[int, UserId, UserId, bytes, bytes | None, datetime, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,7 @@ def select_saved() -> ContactSelect:
         ContactRow.first_name,
         ContactRow.last_name,
         ContactRow.created_at,
+        _REVISION,
     )
 
 
@@ -69,8 +73,8 @@ async def load_saved(tx: Tx, keyring: Keyring, statement: ContactSelect) -> list
                     id=row.id,
                     owner_id=row.owner_id,
                     user_id=row.user_id,
-                    first_name=_open(key, "first_name", row.id, row.first_name) or "",
-                    last_name=_open(key, "last_name", row.id, row.last_name),
+                    first_name=_open(key, "first_name", row.id, row.first_name, row.revision) or "",
+                    last_name=_open(key, "last_name", row.id, row.last_name, row.revision),
                     added_at=row.created_at,
                 )
             )
@@ -87,10 +91,10 @@ async def save_names(
     """
     if not names:
         return
-    statement = select(ContactRow.user_id, ContactRow.id).where(
+    statement = select(ContactRow.user_id, ContactRow.id, _REVISION).where(
         ContactRow.owner_id == owner, ContactRow.user_id.in_(names)
     )
-    existing = {row.user_id: row.id for row in await tx.all(statement)}
+    existing = {row.user_id: (row.id, row.revision + 1) for row in await tx.all(statement)}
     new = [user_id for user_id in names if user_id not in existing]
     await _require_room(tx, owner, len(new))
     key = await keyring.require(tx, user_key(owner))
@@ -99,11 +103,14 @@ async def save_names(
         changes = [
             {
                 "contact_id": contact_id,
-                "new_first_name": seal("first_name", contact_id, names[user_id].first_name),
-                "new_last_name": seal("last_name", contact_id, names[user_id].last_name),
+                "new_first_name": seal(
+                    "first_name", contact_id, names[user_id].first_name, revision
+                ),
+                "new_last_name": seal("last_name", contact_id, names[user_id].last_name, revision),
             }
-            for user_id, contact_id in existing.items()
+            for user_id, (contact_id, revision) in existing.items()
         ]
+        await raise_revisions(tx, ContactRow, [contact_id for contact_id, _ in existing.values()])
         await tx.execute(_SAVE_NAME, changes)
     if new:
         ids = await tx.reserve_ids(ContactRow, len(new))
@@ -136,15 +143,26 @@ class _Sealer:
         self._key = key
         self._encrypt = encrypt
 
-    def __call__(self, column: str, contact_id: int, text: str | None) -> bytes | None:
+    def __call__(
+        self, column: str, contact_id: int, text: str | None, revision: int = 0
+    ) -> bytes | None:
         return self._key.seal_text(
             text,
             table=ContactRow.__tablename__,
             column=column,
             row_id=contact_id,
+            revision=revision,
             encrypt=self._encrypt,
         )
 
 
-def _open(key: DataKey, column: str, contact_id: int, value: bytes | None) -> str | None:
-    return key.open_text(value, table=ContactRow.__tablename__, column=column, row_id=contact_id)
+def _open(
+    key: DataKey, column: str, contact_id: int, value: bytes | None, revision: int
+) -> str | None:
+    return key.find_text(
+        value,
+        table=ContactRow.__tablename__,
+        column=column,
+        row_id=contact_id,
+        revision=revision,
+    )

@@ -8,7 +8,7 @@ from app.features.updates.log import create_scopes
 from app.features.users.models import UserRow
 from app.features.users.names import replace_name_tokens
 from app.features.users.people import seal_fields
-from app.infra.cipher.blind_index import BlindIndex
+from app.infra.cipher.blind_index import BlindIndex, choose_index
 from app.infra.cipher.keyring import Keyring, user_key
 from app.infra.database.tx import Tx
 from app.kernel.ids import MAX_USER_ID, UserId
@@ -33,11 +33,12 @@ async def create_user(
     clean_name(first_name, field="first_name")
     if last_name:
         clean_name(last_name, field="last_name")
-    await tx.lock_names([f"phone:{index.phone(phone).hex()}"])
+    await tx.lock_names([f"phone:{digest.hex()}" for digest in index.phones(phone)])
     existing = await find_user_by_phone(tx, index, phone)
     if existing is not None:
         return existing
     user_id = await _choose_id(tx)
+    written = await choose_index(tx, index)
     key = await keyring.create(tx, user_key(user_id))
     sealed = seal_fields(
         keyring,
@@ -48,14 +49,14 @@ async def create_user(
     await tx.execute(
         insert(UserRow).values(
             id=user_id,
-            phone_index=index.phone(phone),
+            phone_index=written.phone(phone),
             privacy={},
             created_at=tx.now,
             **sealed,
         )
     )
     await create_scopes(tx, [user_scope(user_id)])
-    await replace_name_tokens(tx, index, user_id, first_name=first_name, last_name=last_name)
+    await replace_name_tokens(tx, written, user_id, first_name=first_name, last_name=last_name)
     return user_id
 
 
@@ -63,7 +64,7 @@ async def find_user_by_phone(tx: Tx, index: BlindIndex, phone: str) -> UserId | 
     """The account of an E.164 number; deleted ones have none."""
     return await tx.scalar(
         select(UserRow.id).where(
-            UserRow.phone_index == index.phone(phone), UserRow.deleted_at.is_(None)
+            UserRow.phone_index.in_(index.phones(phone)), UserRow.deleted_at.is_(None)
         )
     )
 

@@ -8,6 +8,7 @@ from app.features.users.models import UserRow
 from app.features.users.people import load_people
 from app.features.users.policy import may_find_by_phone, parse_privacy
 from app.features.users.relations import load_relations
+from app.infra.cipher.blind_index import BlindIndex
 from app.infra.cipher.keyring import Keyring
 from app.infra.database.tx import Tx
 from app.kernel.ids import UserId
@@ -15,16 +16,17 @@ from app.kernel.phones import find_region
 
 
 async def find_by_phone(
-    tx: Tx, *, viewer: UserId, phone_indexes: Collection[bytes]
-) -> dict[bytes, UserId]:
-    """Phone index -> user. The same statements run whether a number is hidden, absent or found."""
+    tx: Tx, index: BlindIndex, *, viewer: UserId, phones: Collection[str]
+) -> dict[str, UserId]:
+    """Phone (E.164) -> user. The same statements run whether a number is hidden, absent or found."""
+    phones_by_digest = {digest: phone for phone in phones for digest in index.phones(phone)}
     statement = select(UserRow.id, UserRow.phone_index, UserRow.privacy).where(
-        UserRow.phone_index.in_(phone_indexes), UserRow.deleted_at.is_(None)
+        UserRow.phone_index.in_(phones_by_digest), UserRow.deleted_at.is_(None)
     )
     rows = await tx.all(statement)
     relations = await load_relations(tx, viewer, [viewer, *(row.id for row in rows)])
     return {
-        row.phone_index: row.id
+        phones_by_digest[row.phone_index]: row.id
         for row in rows
         if row.phone_index is not None
         and may_find_by_phone(parse_privacy(row.privacy), relations[row.id])

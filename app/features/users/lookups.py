@@ -3,13 +3,14 @@
 Without it anyone could walk through all numbers and learn who has an account (arXiv 2511.20252).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import delete, func, insert, select
 
 from app.features.users.errors import LookupsExhausted
 from app.features.users.models import ContactRow, PhoneLookupRow, UserRow
+from app.infra.cipher.blind_index import BlindIndex
 from app.infra.database.tx import Tx
 from app.kernel.clock import to_milliseconds
 from app.kernel.ids import UserId
@@ -36,7 +37,7 @@ class Budget:
 
 
 async def spend_lookups(
-    tx: Tx, user_id: UserId, *, phone_indexes: Collection[bytes], per_day: int
+    tx: Tx, index: BlindIndex, *, user_id: UserId, phones: Collection[str], per_day: int
 ) -> Budget:
     """Count the numbers that are new to this account today; numbers of contacts are not news.
 
@@ -50,7 +51,9 @@ async def spend_lookups(
     await tx.execute(
         delete(PhoneLookupRow).where(PhoneLookupRow.user_id == user_id, PhoneLookupRow.day < day)
     )
-    new = set(phone_indexes) - await _find_known(tx, user_id, day, phone_indexes)
+    # A day's rows stay under one key, also while it is being changed.
+    wanted = {digest: index.phone(phone) for phone in phones for digest in index.phones(phone)}
+    new = set(wanted.values()) - await _find_known(tx, user_id, day, wanted)
     spent = await tx.scalar(
         select(func.count())
         .select_from(PhoneLookupRow)
@@ -69,19 +72,21 @@ async def spend_lookups(
 
 
 async def _find_known(
-    tx: Tx, user_id: UserId, day: int, phone_indexes: Collection[bytes]
+    tx: Tx, user_id: UserId, day: int, wanted: Mapping[bytes, bytes]
 ) -> set[bytes]:
-    """Asked about today already, or the number of a contact."""
+    """Asked about today already, or the number of a contact. `wanted`: by which digest a number is counted
+    that has the digest under any key.
+    """
     asked = await tx.scalars(
         select(PhoneLookupRow.phone_index).where(
             PhoneLookupRow.user_id == user_id,
             PhoneLookupRow.day == day,
-            PhoneLookupRow.phone_index.in_(phone_indexes),
+            PhoneLookupRow.phone_index.in_(set(wanted.values())),
         )
     )
     contacts = await tx.scalars(
         select(UserRow.phone_index)
         .join(ContactRow, ContactRow.user_id == UserRow.id)
-        .where(ContactRow.owner_id == user_id, UserRow.phone_index.in_(phone_indexes))
+        .where(ContactRow.owner_id == user_id, UserRow.phone_index.in_(wanted))
     )
-    return {value for value in (*asked, *contacts) if value is not None}
+    return {*asked, *(wanted[value] for value in contacts if value is not None)}

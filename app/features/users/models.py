@@ -5,9 +5,13 @@ from datetime import datetime
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.infra.cipher.places import sealed
 from app.infra.database.columns import BigId, Json
 from app.infra.database.tables import Row
 from app.kernel.ids import ChatId, UserId
+
+_OWN = sealed("personal", "user:{id}", revised=True)
+_OWNERS = sealed("personal", "user:{owner_id}", revised=True)
 
 
 class UserRow(Row):
@@ -20,12 +24,12 @@ class UserRow(Row):
     __tablename__ = "users"
 
     id: Mapped[UserId] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    phone: Mapped[bytes | None]
+    phone: Mapped[bytes | None] = mapped_column(info=_OWN)
     phone_index: Mapped[bytes | None] = mapped_column(unique=True)
     username: Mapped[str | None]
-    first_name: Mapped[bytes]
-    last_name: Mapped[bytes | None]
-    bio: Mapped[bytes | None]
+    first_name: Mapped[bytes] = mapped_column(info=_OWN)
+    last_name: Mapped[bytes | None] = mapped_column(info=_OWN)
+    bio: Mapped[bytes | None] = mapped_column(info=_OWN)
     language: Mapped[str | None]
     privacy: Mapped[object] = mapped_column(Json)
     created_at: Mapped[datetime]
@@ -73,8 +77,8 @@ class ContactRow(Row):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     owner_id: Mapped[UserId] = mapped_column(BigInteger, ForeignKey("users.id"))
     user_id: Mapped[UserId] = mapped_column(BigInteger, ForeignKey("users.id"), index=True)
-    first_name: Mapped[bytes]
-    last_name: Mapped[bytes | None]
+    first_name: Mapped[bytes] = mapped_column(info=_OWNERS)
+    last_name: Mapped[bytes | None] = mapped_column(info=_OWNERS)
     created_at: Mapped[datetime]
 
 

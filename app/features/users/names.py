@@ -32,6 +32,10 @@ def name_tokens(index: BlindIndex, name: str) -> set[bytes]:
     }
 
 
-def query_tokens(index: BlindIndex, query: str) -> set[bytes]:
-    """The tokens that a name must all have to be found by `query`; empty if it has no word."""
-    return {index.name_prefix(word[:_LONGEST_PREFIX]) for word in name_words(query)}
+def query_tokens(index: BlindIndex, query: str) -> list[list[bytes]]:
+    """For each word of `query`, the longest first, what a name must have one of: the word's token under each
+    key. A name's tokens are all under one.
+    """
+    prefixes = {word[:_LONGEST_PREFIX] for word in name_words(query)}
+    longest_first = sorted(prefixes, key=lambda prefix: (-len(prefix), prefix))
+    return [[one.name_prefix(prefix) for one in index.all()] for prefix in longest_first]

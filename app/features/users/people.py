@@ -11,10 +11,13 @@ from app.features.users.models import UserRow
 from app.features.users.policy import Privacy, parse_privacy
 from app.infra.cipher.envelope import DataKey
 from app.infra.cipher.keyring import Keyring, user_key
+from app.infra.cipher.revisions import raise_revision, revision_of
 from app.infra.database.tx import Tx
 from app.kernel.ids import UserId
 
 SealedColumn = Literal["phone", "first_name", "last_name", "bio"]
+SEALED: tuple[SealedColumn, ...] = ("phone", "first_name", "last_name", "bio")
+REVISION = revision_of(UserRow, UserRow.id).label("revision")
 
 _IDS_A_STATEMENT = 10_000
 _COLUMNS = (
@@ -29,6 +32,7 @@ _COLUMNS = (
     UserRow.created_at,
     UserRow.last_seen_at,
     UserRow.deleted_at,
+    REVISION,
 )
 
 
@@ -65,11 +69,12 @@ async def load_people(
             is_deleted = row.deleted_at is not None or key is None
             people[row.id] = Person(
                 id=row.id,
-                phone=open_field(key, "phone", row.id, row.phone),
+                phone=open_field(key, "phone", row.id, row.phone, row.revision),
                 username=None if is_deleted else row.username,
-                first_name=open_field(key, "first_name", row.id, row.first_name) or "",
-                last_name=open_field(key, "last_name", row.id, row.last_name),
-                bio=open_field(key, "bio", row.id, row.bio),
+                first_name=open_field(key, "first_name", row.id, row.first_name, row.revision)
+                or "",
+                last_name=open_field(key, "last_name", row.id, row.last_name, row.revision),
+                bio=open_field(key, "bio", row.id, row.bio, row.revision),
                 language=None if is_deleted else row.language,
                 privacy=parse_privacy(row.privacy),
                 created_at=row.created_at,
@@ -80,16 +85,27 @@ async def load_people(
 
 
 def open_field(
-    key: DataKey | None, column: SealedColumn, user_id: UserId, value: bytes | None
+    key: DataKey | None,
+    column: SealedColumn,
+    user_id: UserId,
+    value: bytes | None,
+    revision: int,
 ) -> str | None:
-    """None where the key was destroyed: what it sealed is gone."""
+    """None where the key was destroyed, what it sealed is gone; and where the value does not open."""
     if key is None:
         return None
-    return key.open_text(value, table=UserRow.__tablename__, column=column, row_id=user_id)
+    return key.find_text(
+        value, table=UserRow.__tablename__, column=column, row_id=user_id, revision=revision
+    )
 
 
 def seal_fields(
-    keyring: Keyring, key: DataKey, user_id: UserId, texts: Mapping[SealedColumn, str | None]
+    keyring: Keyring,
+    key: DataKey,
+    user_id: UserId,
+    texts: Mapping[SealedColumn, str | None],
+    *,
+    revision: int = 0,
 ) -> dict[str, bytes | None]:
     """Column -> value to store."""
     return {
@@ -98,7 +114,28 @@ def seal_fields(
             table=UserRow.__tablename__,
             column=column,
             row_id=user_id,
+            revision=revision,
             encrypt=keyring.personal,
         )
         for column, text in texts.items()
     }
+
+
+async def reseal_fields(
+    tx: Tx, keyring: Keyring, person: Person, changed: Mapping[SealedColumn, str | None]
+) -> dict[str, bytes | None]:
+    """As `seal_fields` under the row's next revision, with the fields that stay, so that all have the
+    same; one that did not open is left as it is. The caller has locked the person's scope.
+    """
+    texts: dict[SealedColumn, str | None] = {
+        "phone": person.phone,
+        "first_name": person.first_name or None,
+        "last_name": person.last_name,
+        "bio": person.bio,
+    }
+    for column in SEALED:
+        if texts[column] is None:
+            del texts[column]
+    key = await keyring.require(tx, user_key(person.id))
+    revision = await raise_revision(tx, UserRow, person.id)
+    return seal_fields(keyring, key, person.id, {**texts, **changed}, revision=revision)

@@ -39,8 +39,10 @@ from app.kernel.ids import UserId
 from app.transport.http.answers import no_content, ok
 from app.transport.http.dependencies import ServicesDep
 from app.transport.http.fields import DEFAULT_LIMIT, Cursor, Limit, UserIdPath
+from app.transport.http.limits import limited_by
 from app.transport.http.problems import problem_responses
 from app.transport.http.routing import SliceRouter
+from app.transport.limits import LimitClass
 
 router = SliceRouter(prefix="/users", tags=["Users"])
 
@@ -86,6 +88,7 @@ async def change_privacy(
 
 
 @router.get("/search", response_model=UserPage, responses=problem_responses(401, 429))
+@limited_by(LimitClass.SEARCH)
 async def search(
     services: ServicesDep,
     session: CurrentSessionDep,
@@ -144,6 +147,7 @@ async def read_contacts(
     response_model=ImportedContacts,
     responses=problem_responses(401, 409, 429),
 )
+@limited_by(LimitClass.CONTACT_IMPORT)
 async def post_contacts(
     services: ServicesDep, session: CurrentSessionDep, body: ImportContacts
 ) -> Response:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import func, select, union
+from sqlalchemy import ColumnElement, Select, exists, select, union
+from sqlalchemy.orm import aliased
 
 from app.features.users.find_by_phone import find_by_phone, load_region
 from app.features.users.lookups import Budget, spend_lookups
@@ -86,11 +87,10 @@ async def _find_phone(
     phone = find_phone(search.query, region=region)
     if phone is None:
         return [], None
-    indexes = [index.phone(phone)]
     budget = await spend_lookups(
-        tx, search.viewer, phone_indexes=indexes, per_day=search.lookups_per_day
+        tx, index, user_id=search.viewer, phones=[phone], per_day=search.lookups_per_day
     )
-    found = await find_by_phone(tx, viewer=search.viewer, phone_indexes=indexes)
+    found = await find_by_phone(tx, index, viewer=search.viewer, phones=[phone])
     return list(found.values()), budget
 
 
@@ -118,20 +118,32 @@ async def _find_names(
     tx: Tx, index: BlindIndex, search: Search, rules: Sequence[AcquaintanceRule]
 ) -> list[UserId]:
     """Whose name has a word for each word of the query."""
-    tokens = query_tokens(index, search.query)
-    if not tokens:
+    words = query_tokens(index, search.query)
+    if not words:
         return []
-    statement = (
-        select(UserNameTokenRow.user_id)
-        .where(UserNameTokenRow.token.in_(tokens))
-        .group_by(UserNameTokenRow.user_id)
-        .having(func.count() == len(tokens))
-        .order_by(UserNameTokenRow.user_id)
-        .limit(MAX_RESULTS)
-    )
+    statement = select_named(words)
     if search.directory == "known":
         contacts = select(ContactRow.user_id).where(ContactRow.owner_id == search.viewer)
         met = [rule.select_acquaintances(search.viewer) for rule in rules]
         known = union(contacts, *met) if met else contacts
         statement = statement.where(UserNameTokenRow.user_id.in_(known))
     return list(await tx.scalars(statement))
+
+
+def select_named(words: Sequence[Sequence[bytes]]) -> Select[UserId]:
+    """Those who have a token of each word, by id: a walk along the index of the first and a probe for each
+    other, which ends with the last result. Counting the tokens of each person instead would read all
+    that a short word has.
+    """
+    first, *others = words
+    statement = select(UserNameTokenRow.user_id).where(_is_one_of(UserNameTokenRow, first))
+    for tokens in others:
+        other = aliased(UserNameTokenRow)
+        statement = statement.where(
+            exists().where(_is_one_of(other, tokens), other.user_id == UserNameTokenRow.user_id)
+        )
+    return statement.order_by(UserNameTokenRow.user_id).limit(MAX_RESULTS)
+
+
+def _is_one_of(row: type[UserNameTokenRow], tokens: Sequence[bytes]) -> ColumnElement[bool]:
+    return row.token == tokens[0] if len(tokens) == 1 else row.token.in_(tokens)

@@ -6,7 +6,7 @@ from typing import TypedDict
 from sqlalchemy import Select, select
 
 from app.features.users.models import UserRow
-from app.features.users.people import open_field
+from app.features.users.people import REVISION, open_field
 from app.infra.cipher.keyring import Keyring, user_key
 from app.infra.database.key_lists import by_dialect, id_parameters, is_listed
 from app.infra.database.tx import Dialect, Tx
@@ -32,13 +32,13 @@ async def load_senders(
         return senders
     rows = await tx.all(_BY_IDS[tx.dialect], id_parameters(tx.dialect, senders))
     keys = await keyring.load(tx, [user_key(row[0]) for row in rows])
-    for user_id, first_name, last_name, username in rows:
+    for user_id, first_name, last_name, username, revision in rows:
         key = keys.get(user_key(user_id))
         if key is not None:
             senders[user_id] = Sender(
                 id=user_id,
-                first_name=open_field(key, "first_name", user_id, first_name) or "",
-                last_name=open_field(key, "last_name", user_id, last_name),
+                first_name=open_field(key, "first_name", user_id, first_name, revision) or "",
+                last_name=open_field(key, "last_name", user_id, last_name, revision),
                 username=username,
                 is_deleted=False,
             )
@@ -49,10 +49,10 @@ def _render_deleted(user_id: UserId) -> Sender:
     return Sender(id=user_id, first_name="", last_name=None, username=None, is_deleted=True)
 
 
-def _by_ids(dialect: Dialect) -> Select[UserId, bytes, bytes | None, str | None]:
-    return select(UserRow.id, UserRow.first_name, UserRow.last_name, UserRow.username).where(
-        is_listed(dialect, UserRow.id), UserRow.deleted_at.is_(None)
-    )
+def _by_ids(dialect: Dialect) -> Select[UserId, bytes, bytes | None, str | None, int]:
+    return select(
+        UserRow.id, UserRow.first_name, UserRow.last_name, UserRow.username, REVISION
+    ).where(is_listed(dialect, UserRow.id), UserRow.deleted_at.is_(None))
 
 
 _BY_IDS = by_dialect(_by_ids)

@@ -10,10 +10,10 @@ from app.features.users.errors import UsernameTaken, UserNotFound
 from app.features.users.me import load_me
 from app.features.users.models import UsernameRow, UserRow
 from app.features.users.names import replace_name_tokens
-from app.features.users.people import SealedColumn, load_people, seal_fields
+from app.features.users.people import Person, SealedColumn, load_people, reseal_fields
 from app.features.users.views import MeView
-from app.infra.cipher.blind_index import BlindIndex
-from app.infra.cipher.keyring import Keyring, user_key
+from app.infra.cipher.blind_index import BlindIndex, choose_index
+from app.infra.cipher.keyring import Keyring
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.infra.database.upsert import insert_ignore
@@ -67,12 +67,12 @@ async def update_profile(
             await _claim_username(
                 tx, user_id, old=person.username, new=cast("str | None", changed["username"])
             )
-        await _store(tx, keyring, user_id, cast("ProfileChanges", changed))
+        await _store(tx, keyring, person, cast("ProfileChanges", changed))
         if changed.keys() & {"first_name", "last_name"}:
             after = before | changed
             await replace_name_tokens(
                 tx,
-                index,
+                await choose_index(tx, index),
                 user_id,
                 first_name=cast("str", after["first_name"]),
                 last_name=cast("str | None", after["last_name"]),
@@ -116,13 +116,13 @@ async def _claim_username(tx: Tx, user_id: UserId, *, old: str | None, new: str 
             raise UsernameTaken
 
 
-async def _store(tx: Tx, keyring: Keyring, user_id: UserId, changed: ProfileChanges) -> None:
+async def _store(tx: Tx, keyring: Keyring, person: Person, changed: ProfileChanges) -> None:
     texts: dict[SealedColumn, str | None] = {
         column: changed.get(column) for column in _SEALED if column in changed
     }
     values: dict[str, object] = {
         name: changed.get(name) for name in ("username", "language") if name in changed
     }
-    key = await keyring.require(tx, user_key(user_id))
-    values.update(seal_fields(keyring, key, user_id, texts))
-    await tx.execute(update(UserRow).where(UserRow.id == user_id).values(values))
+    if texts:
+        values |= await reseal_fields(tx, keyring, person, texts)
+    await tx.execute(update(UserRow).where(UserRow.id == person.id).values(values))

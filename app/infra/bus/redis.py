@@ -9,9 +9,8 @@ from typing import Any
 import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from redis.exceptions import RedisError
 
-from app.infra.redis_client import make_redis
+from app.infra.redis_client import is_redis_outage, make_redis
 
 _PREFIX = "messenger:bus:"
 _NONCE_BYTES = 12
@@ -19,7 +18,8 @@ _MAX_QUEUED = 20_000
 _MAX_PIPELINE = 200
 _ATTEMPTS = 2
 _LISTEN_SECONDS = 1.0
-_PING_SECONDS = 2.0
+# Listened in vain so often: ask whether the line still stands, and take it for dead at twice that.
+_SILENCES = 2
 _STABLE_SECONDS = 5.0
 _BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -93,7 +93,9 @@ class RedisBus:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 await self._send(batch)
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:
+                if not is_redis_outage(error):
+                    raise
                 reason = type(error).__name__
                 await asyncio.sleep(_backoff(attempt))
             else:
@@ -115,7 +117,9 @@ class RedisBus:
             started = clock()
             try:
                 await self._listen(is_first=is_first)
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:
+                if not is_redis_outage(error):
+                    raise
                 is_first = False
                 failures = 1 if clock() - started > _STABLE_SECONDS else failures + 1
                 if failures == 1:  # one line an outage, not one a try
@@ -132,16 +136,18 @@ class RedisBus:
                 log.info("bus_reconnected")
                 for handler in self._reconnect_handlers:
                     handler()
-            heard = asyncio.get_running_loop().time()
+            # Not counted in seconds: while the worker stood still it did not listen, and what came waits.
+            silences = 0
             while True:
                 message = await pubsub.get_message(timeout=_LISTEN_SECONDS)
-                now = asyncio.get_running_loop().time()
                 if message is not None:
-                    heard = now
+                    silences = 0
                     self._handle(message)
-                elif now - heard > 2 * _PING_SECONDS:
+                    continue
+                silences += 1
+                if silences >= 2 * _SILENCES:
                     raise TimeoutError
-                elif now - heard > _PING_SECONDS:
+                if silences >= _SILENCES:
                     await pubsub.ping()  # its pong is a message; a half-open connection gives none
         finally:
             await pubsub.aclose()

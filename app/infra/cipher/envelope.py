@@ -1,16 +1,17 @@
 """The format of every stored ciphertext, and the data keys that seal it.
 
 A value is `0x01 | key version (u32, big-endian) | nonce (12) | ciphertext | tag (16)` under
-AES-256-GCM. The associated data is `v1|table|column|row id|key version`: a value moved to another
-place does not open. Where encryption is switched off for a class of data the value is `0x00 | plain
-bytes`, so that one column holds both while rows are converted.
+AES-256-GCM. The associated data is `v1|table|column|row id|key version`, and behind it `|revision` once
+the row was changed: a value moved to another place does not open, nor does an older one of the same
+place. Where encryption is switched off for a class of data the value is `0x00 | plain bytes`, so that
+one column holds both while rows are converted.
 """
 
 import hashlib
 import hmac
 import os
 from collections.abc import Mapping
-from typing import overload
+from typing import Protocol, overload
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -32,22 +33,42 @@ class CiphertextInvalid(Exception):  # noqa: N818 - says what is found, not what
     """A stored value was moved, changed, cut, or belongs to another key. Holds no part of it."""
 
 
+class Guard(Protocol):
+    """What stands behind the keys of an installation."""
+
+    def accepts_plain(self, table: str, column: str) -> bool:
+        """Whether values of this column may lie there without a cipher."""
+        ...
+
+    def report(self, table: str, column: str, row: int | str) -> None:
+        """Hear that a value does not open. Never blocks and never raises."""
+        ...
+
+
 class DataKey:
     """All versions of one owner's key; seals with the newest, opens with the one that the value
     names.
     """
 
-    __slots__ = ("_ciphers", "_fingerprint_keys", "_version", "owner")
+    __slots__ = ("_ciphers", "_fingerprint_keys", "_guard", "_version", "owner")
 
-    def __init__(self, owner: str, secrets: Mapping[int, bytes]) -> None:
+    def __init__(
+        self,
+        owner: str,
+        secrets: Mapping[int, bytes],
+        *,
+        guard: Guard | None = None,
+        retired: Mapping[int, bytes] | None = None,
+    ) -> None:
         """`secrets`: 32 bytes a version, at least one. The cipher objects are made once: setting
-        one up costs more than sealing a message with it.
+        one up costs more than sealing a message with it. `retired`: the fingerprint keys of
+        versions that open nothing any more.
         """
         self.owner = owner
+        self._guard = guard
         self._ciphers = {version: AESGCM(secret) for version, secret in secrets.items()}
-        self._fingerprint_keys = {
-            version: hmac.digest(secret, b"v1|fingerprint", hashlib.sha256)
-            for version, secret in secrets.items()
+        self._fingerprint_keys = dict(retired or {}) | {
+            version: fingerprint_key(secret) for version, secret in secrets.items()
         }
         self._version = max(self._ciphers)
 
@@ -61,8 +82,10 @@ class DataKey:
         table: str,
         column: str,
         row_id: int,
+        revision: int = 0,
         encrypt: bool = True,
     ) -> bytes:
+        """`revision`: see `cipher/revisions.py`."""
         if not encrypt:
             return bytes((_PLAIN,)) + plaintext
         version = self._version
@@ -70,18 +93,28 @@ class DataKey:
         # 800-38D, 8.3).
         nonce = os.urandom(_NONCE_BYTES)
         sealed = self._ciphers[version].encrypt(
-            nonce, plaintext, _place(table, column, row_id, version)
+            nonce, plaintext, _place(table, column, row_id, version, revision)
         )
         return bytes((_SEALED,)) + version.to_bytes(_VERSION_BYTES, "big") + nonce + sealed
 
-    def open(self, value: bytes, *, table: str, column: str, row_id: int) -> bytes:
+    def open(
+        self, value: bytes, *, table: str, column: str, row_id: int, revision: int = 0
+    ) -> bytes:
         """What `seal` was given.
 
         Raises:
-            CiphertextInvalid: the value is not one that this key sealed for this place.
+            CiphertextInvalid: the value is not the one that this key sealed last for this place.
         """
+        try:
+            return self._open(value, table, column, row_id, revision)
+        except CiphertextInvalid:
+            if self._guard is not None:
+                self._guard.report(table, column, row_id)
+            raise
+
+    def _open(self, value: bytes, table: str, column: str, row_id: int, revision: int) -> bytes:
         form = value[0] if value else None
-        if form == _PLAIN:
+        if form == _PLAIN and (self._guard is None or self._guard.accepts_plain(table, column)):
             return value[1:]
         if len(value) < _SEALED_BYTES or form != _SEALED:
             raise _invalid(table, column)
@@ -93,38 +126,82 @@ class DataKey:
             return cipher.decrypt(
                 value[_HEADER_BYTES:_NONCE_END],
                 value[_NONCE_END:],
-                _place(table, column, row_id, version),
+                _place(table, column, row_id, version, revision),
             )
         except InvalidTag:
             raise _invalid(table, column) from None
 
     @overload
     def seal_text(
-        self, text: str, *, table: str, column: str, row_id: int, encrypt: bool = True
+        self,
+        text: str,
+        *,
+        table: str,
+        column: str,
+        row_id: int,
+        revision: int = 0,
+        encrypt: bool = True,
     ) -> bytes: ...
     @overload
     def seal_text(
-        self, text: str | None, *, table: str, column: str, row_id: int, encrypt: bool = True
+        self,
+        text: str | None,
+        *,
+        table: str,
+        column: str,
+        row_id: int,
+        revision: int = 0,
+        encrypt: bool = True,
     ) -> bytes | None: ...
     def seal_text(
-        self, text: str | None, *, table: str, column: str, row_id: int, encrypt: bool = True
+        self,
+        text: str | None,
+        *,
+        table: str,
+        column: str,
+        row_id: int,
+        revision: int = 0,
+        encrypt: bool = True,
     ) -> bytes | None:
         """As `seal`; None stays None."""
         if text is None:
             return None
-        return self.seal(text.encode(), table=table, column=column, row_id=row_id, encrypt=encrypt)
+        return self.seal(
+            text.encode(),
+            table=table,
+            column=column,
+            row_id=row_id,
+            revision=revision,
+            encrypt=encrypt,
+        )
 
     @overload
-    def open_text(self, value: bytes, *, table: str, column: str, row_id: int) -> str: ...
+    def open_text(
+        self, value: bytes, *, table: str, column: str, row_id: int, revision: int = 0
+    ) -> str: ...
     @overload
     def open_text(
-        self, value: bytes | None, *, table: str, column: str, row_id: int
+        self, value: bytes | None, *, table: str, column: str, row_id: int, revision: int = 0
     ) -> str | None: ...
-    def open_text(self, value: bytes | None, *, table: str, column: str, row_id: int) -> str | None:
+    def open_text(
+        self, value: bytes | None, *, table: str, column: str, row_id: int, revision: int = 0
+    ) -> str | None:
         """As `open`; None stays None."""
         if value is None:
             return None
-        return self.open(value, table=table, column=column, row_id=row_id).decode()
+        plain = self.open(value, table=table, column=column, row_id=row_id, revision=revision)
+        return plain.decode()
+
+    def find_text(
+        self, value: bytes | None, *, table: str, column: str, row_id: int, revision: int = 0
+    ) -> str | None:
+        """As `open_text`, but what does not open reads as nothing, and harms nothing beside it."""
+        try:
+            return self.open_text(
+                value, table=table, column=column, row_id=row_id, revision=revision
+            )
+        except CiphertextInvalid:
+            return None
 
     def fingerprint(self, value: bytes) -> bytes:
         """Tells later whether another value is the same: `key version (u32) | HMAC-SHA256 (16)`.
@@ -143,6 +220,18 @@ class DataKey:
     def _fingerprint(self, value: bytes, version: int) -> bytes:
         digest = hmac.digest(self._fingerprint_keys[version], value, hashlib.sha256)
         return version.to_bytes(_VERSION_BYTES, "big") + digest[:_FINGERPRINT_BYTES]
+
+
+def fingerprint_key(secret: bytes) -> bytes:
+    """What fingerprints are made with under this version of a key."""
+    return hmac.digest(secret, b"v1|fingerprint", hashlib.sha256)
+
+
+def key_version(value: bytes) -> int | None:
+    """Under which version of its key a value was sealed; None: under no key."""
+    if len(value) < _SEALED_BYTES or value[0] != _SEALED:
+        return None
+    return int.from_bytes(value[1:_HEADER_BYTES], "big")
 
 
 def wrap_key(cipher: AESGCM, secret: bytes, *, owner: str, version: int, kek_version: int) -> bytes:
@@ -172,8 +261,9 @@ def unwrap_key(
     return secret
 
 
-def _place(table: str, column: str, row_id: int, version: int) -> bytes:
-    return f"v1|{table}|{column}|{row_id}|{version}".encode()
+def _place(table: str, column: str, row_id: int, version: int, revision: int) -> bytes:
+    place = f"v1|{table}|{column}|{row_id}|{version}"
+    return (f"{place}|{revision}" if revision else place).encode()
 
 
 def _wrapping(owner: str, version: int, kek_version: int) -> bytes:

@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import structlog
-from redis.exceptions import RedisError
 
 from app.infra.presence.memory import MemoryPresence
 from app.infra.presence.port import (
@@ -15,7 +14,7 @@ from app.infra.presence.port import (
     LEASE_SECONDS,
     Opened,
 )
-from app.infra.redis_client import make_redis
+from app.infra.redis_client import is_redis_outage, make_redis
 from app.kernel.ids import UserId
 
 T = TypeVar("T")
@@ -28,6 +27,8 @@ _GONE = "messenger:presence-gone"
 _SWEEP = "messenger:presence-sweep"
 # After a failure Redis is left alone this long, so that not every caller waits for its timeout.
 _REST_SECONDS = 1.0
+# The bus of every worker has come back within this time after Redis, and carries what is told.
+_BUS_SECONDS = 2.0
 # A script holds up everyone else: so many people at once and no more.
 _MAX_CALL = 500
 # What `_NOTE` tells of each connection.
@@ -117,11 +118,16 @@ class RedisPresence:
     """Falls back on what this worker knows itself while Redis is away.
 
     Then it takes nobody as expired: who has left this worker may be connected to another. When
-    Redis is back, those are looked at, and who came meanwhile is told to everybody.
+    Redis is back, those are looked at, and who came meanwhile is told as soon as everybody can hear it.
     """
 
     def __init__(
-        self, url: str, *, gap_seconds: float = GAP_SECONDS, hold_seconds: float = HOLD_SECONDS
+        self,
+        url: str,
+        *,
+        gap_seconds: float = GAP_SECONDS,
+        hold_seconds: float = HOLD_SECONDS,
+        bus_seconds: float = _BUS_SECONDS,
     ) -> None:
         self._client: Any = make_redis(url)
         self._own = MemoryPresence()
@@ -129,7 +135,9 @@ class RedisPresence:
             _milliseconds(seconds)
             for seconds in (gap_seconds, hold_seconds, LEASE_SECONDS, GONE_SECONDS)
         ]
+        self._bus_seconds = bus_seconds
         self._rest_until = 0.0
+        self._restored_at = 0.0
         self._is_degraded = False
         self._is_held = False
         self._doubts: list[Callable[[], None]] = []
@@ -157,12 +165,13 @@ class RedisPresence:
     async def refresh(self, connections: Opened, ttl_seconds: float) -> list[UserId]:
         await self._own.refresh(connections, ttl_seconds)
         back: dict[UserId, None] = {}
+        has_bus = self._has_bus()
         for part in _parts(connections):
             states = await self._note(part, ttl_seconds)
             if states is None:
                 return list(back)
             for (user_id, _), state in zip(part, states, strict=True):
-                if state & _WAS_GONE or user_id in self._came:
+                if state & _WAS_GONE or (has_bus and user_id in self._came):
                     back[user_id] = None
                     self._came.discard(user_id)
         return list(back)
@@ -187,6 +196,7 @@ class RedisPresence:
         if self._has_missed_sweeps:
             self._left.update(own)
         self._left -= await self._own.online(list(self._left))
+        self._came &= await self._own.online(list(self._came))
         left = list(self._left)[:_MAX_CALL]
         arguments = [_PREFIX, *self._sweep_limits, *(str(user_id) for user_id in left)]
         call = self._client.eval(_TAKE_EXPIRED, 3, _ENDS, _GONE, _SWEEP, *arguments)
@@ -196,6 +206,8 @@ class RedisPresence:
             return []
         self._left.difference_update(left)
         self._has_missed_sweeps = False
+        if self._came and self._has_bus():
+            self._doubt()
         self._set_held(is_held=bool(answer[0]))
         return [UserId(int(person)) for person in answer[1:]]
 
@@ -219,6 +231,9 @@ class RedisPresence:
         arguments = [_milliseconds(ttl_seconds), str(int(is_closed)), *ids]
         return await self._try(self._client.eval(_NOTE, len(keys), *keys, *arguments), None)
 
+    def _has_bus(self) -> bool:
+        return time.monotonic() - self._restored_at >= self._bus_seconds
+
     def _set_held(self, *, is_held: bool) -> None:
         """A hold begins when Redis was emptied, or when it or all workers stood still."""
         if is_held and not self._is_held:
@@ -235,15 +250,20 @@ class RedisPresence:
             return otherwise
         try:
             answer = await call
-        except (TimeoutError, RedisError, OSError) as error:
+        except Exception as error:
+            if not is_redis_outage(error):
+                raise
             self._rest_until = time.monotonic() + _REST_SECONDS
             self._has_missed_sweeps = True
             if not self._is_degraded:  # one line an outage, not one a try
                 log.warning("presence_degraded", reason=type(error).__name__)
             self._is_degraded = True
             return otherwise
+        # Whoever hears of the return asks at once, and must not be put off.
+        self._rest_until = 0.0
         if self._is_degraded:
             self._is_degraded = False
+            self._restored_at = time.monotonic()
             log.info("presence_restored")
             self._doubt()
         return answer

@@ -8,7 +8,7 @@ Everything that we write into a token is required of it, and nothing else is acc
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple, cast
@@ -53,17 +53,19 @@ class AccessTokens:
     """Issues and verifies; the same token again is a look-up (measured: decoding costs 61 us)."""
 
     def __init__(
-        self, secret_key: bytes, *, lifetime: timedelta, clock: Clock, cache_size: int = _CACHE_SIZE
+        self,
+        secret_key: bytes,
+        *,
+        lifetime: timedelta,
+        clock: Clock,
+        previous_keys: Sequence[bytes] = (),
+        cache_size: int = _CACHE_SIZE,
     ) -> None:
-        hkdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=b"v1|access-token")
-        self._key = hkdf.derive(secret_key)
-        # Names the key without telling it, so that two may live at once while SECRET_KEY is
-        # changed.
-        self._header = {
-            "alg": _ALGORITHM,
-            "kid": hashlib.sha256(b"kid|" + self._key).hexdigest()[:16],
-            "typ": "JWT",
-        }
+        """Signs with `secret_key`; what `previous_keys` have signed is accepted too."""
+        self._key = _derive(secret_key)
+        self._kid = _name_key(self._key)
+        keys = (self._key, *(_derive(previous) for previous in previous_keys))
+        self._keys = {_name_key(key): key for key in keys}
         self._clock = clock
         self.lifetime = lifetime
         self._verified: OrderedDict[str, AccessClaims] = OrderedDict()
@@ -86,9 +88,7 @@ class AccessTokens:
             "sid": str(session_id),
             "typ": "access",
         }
-        token = jwt.encode(
-            claims, self._key, algorithm=_ALGORITHM, headers={"kid": self._header["kid"]}
-        )
+        token = jwt.encode(claims, self._key, algorithm=_ALGORITHM, headers={"kid": self._kid})
         return IssuedToken(token, seconds)
 
     def verify(self, token: str) -> AccessClaims:
@@ -112,9 +112,14 @@ class AccessTokens:
         if len(token) > _MAX_CHARACTERS or not token.isascii():
             raise TokenInvalid
         try:
+            # Only a name to look up: a key that is not ours is not there.
+            kid: object = jwt.get_unverified_header(token).get("kid")
+            key = self._keys.get(kid) if isinstance(kid, str) else None
+            if key is None:
+                raise TokenInvalid
             decoded = jwt.decode_complete(
                 token,
-                self._key,
+                key,
                 algorithms=[_ALGORITHM],
                 audience=_AUDIENCE,
                 issuer=_ISSUER,
@@ -130,7 +135,7 @@ class AccessTokens:
         except (jwt.InvalidTokenError, ValueError) as error:
             raise TokenInvalid from error
         # Equality refuses crit, jku, jwk, x5u and whatever will be invented next.
-        if decoded["header"] != self._header:
+        if decoded["header"] != {"alg": _ALGORITHM, "kid": kid, "typ": "JWT"}:
             raise TokenInvalid
         return self._read_claims(cast("Mapping[str, Any]", decoded["payload"]))
 
@@ -149,6 +154,16 @@ class AccessTokens:
             token_id=token_id,
             expires_at=_whole(claims["exp"]),
         )
+
+
+def _derive(secret_key: bytes) -> bytes:
+    hkdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=b"v1|access-token")
+    return hkdf.derive(secret_key)
+
+
+def _name_key(key: bytes) -> str:
+    """Names the key without telling it, so that several live at once while SECRET_KEY is changed."""
+    return hashlib.sha256(b"kid|" + key).hexdigest()[:16]
 
 
 def _whole(value: object) -> int:

@@ -15,6 +15,7 @@ _RANDOM_CHARACTERS = 43
 class Purpose(StrEnum):
     REFRESH = "rt_"
     TICKET = "wt_"
+    PASSWORD = "pt_"  # noqa: S105 - a prefix
 
 
 def new_token(purpose: Purpose) -> str:

@@ -21,19 +21,21 @@ _MAX_HOPS = 20
 
 async def get_client_address(connection: HTTPConnection) -> str:
     """The caller's IP address in canonical spelling."""
-    found = connection.scope.get(SCOPE_KEY)
-    return cast("str", found) if found is not None else find_client_address(connection.scope, ())
+    return find_address(connection.scope)
 
 
 ClientAddressDep = Annotated[str, Depends(get_client_address)]
 
 
+def find_address(scope: Scope) -> str:
+    """What the edge found out; without an edge, the peer."""
+    found = scope.get(SCOPE_KEY)
+    return cast("str", found) if found is not None else find_client_address(scope, ())
+
+
 def find_client_address(scope: Scope, trusted: Sequence[Network]) -> str:
     """The peer's address, or the rightmost hop of `X-Forwarded-For` that is not one of ours."""
-    forwarded = [
-        value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"
-    ]
-    hops = [hop.strip() for value in forwarded for hop in value.split(",")]
+    hops = _list_values(scope, b"x-forwarded-for")
     peer = find_peer(scope, hops)
     if not hops or not (_is_trusted(peer, trusted) if peer else trusted):
         return str(peer) if peer else UNKNOWN_ADDRESS
@@ -46,6 +48,18 @@ def find_client_address(scope: Scope, trusted: Sequence[Network]) -> str:
         if not _is_trusted(address, trusted):
             break
     return str(client) if client else UNKNOWN_ADDRESS
+
+
+def came_over_https(scope: Scope, trusted: Sequence[Network]) -> bool:
+    """Whether the client's own connection was encrypted: ours, or as one of our proxies says, its."""
+    said = _list_values(scope, b"x-forwarded-proto")
+    if not said:
+        return scope["scheme"] in {"https", "wss"}
+    # A bare `uvicorn` believes the header from loopback and writes it over the scheme: nothing but
+    # the header itself is asked here, and nobody else's is believed.
+    peer = find_peer(scope, _list_values(scope, b"x-forwarded-for"))
+    is_ours = _is_trusted(peer, trusted) if peer else bool(trusted)
+    return is_ours and said[-1].lower() in {"https", "wss"}
 
 
 def find_peer(scope: Scope, hops: Iterable[str]) -> Address | None:
@@ -82,6 +96,12 @@ def parse_address(text: str) -> Address | None:
     if isinstance(address, IPv6Address):
         return address.ipv4_mapped or IPv6Address(int(address))
     return address
+
+
+def _list_values(scope: Scope, wanted: bytes) -> list[str]:
+    """The members of a header that may come several times."""
+    values = [value.decode("latin-1") for name, value in scope["headers"] if name == wanted]
+    return [member.strip() for value in values for member in value.split(",")]
 
 
 def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:

@@ -7,7 +7,7 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
 import structlog
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.infra.logging.context import LogContext, begin_log_context
 from app.kernel.problems import BadRequest, Problem, Unavailable
 from app.transport.http.client_address import SCOPE_KEY, Network, find_client_address
+from app.transport.http.limits import ANSWER_HEADERS
 from app.transport.http.problems import (
     internal_error_response,
     problem_response,
@@ -49,7 +50,7 @@ class HeadersTooLarge(BadRequest):
 
 
 def install_edge(app: FastAPI, *, trusted_proxies: Sequence[Network], max_body_size: int) -> None:
-    """Put the edge around `app`; call it after every other `add_middleware`, so that it is outermost."""
+    """Put the edge around `app`; call it after every other `add_middleware` but that of security headers."""
     app.state.max_body_size = max_body_size
     app.add_middleware(EdgeMiddleware, trusted_proxies=trusted_proxies)
 
@@ -99,11 +100,13 @@ class _Exchange:
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
+        added: dict[str, str] = {}
+        scope[ANSWER_HEADERS] = added
 
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._status = cast("int", message["status"])
-                self._mark(message)
+                self._mark(message, added)
             await send(message)
 
         try:
@@ -135,10 +138,13 @@ class _Exchange:
         msg = "the answer was already under way"
         raise ConnectionAbortedError(msg)
 
-    def _mark(self, message: Message) -> None:
+    def _mark(self, message: Message, added: Mapping[str, str]) -> None:
         headers = MutableHeaders(raw=message.setdefault("headers", []))
         headers["X-Request-ID"] = self._context.request_id
         headers.setdefault("Cache-Control", "no-store")
+        for name, value in added.items():
+            own = headers.get(name)
+            headers[name] = value if own is None else f"{value}, {own}"
 
     def _record(self, scope: Scope, milliseconds: float) -> None:
         """User and request id come from the context, as in every other line."""

@@ -25,6 +25,7 @@ from app.kernel.problems import (
     TooLarge,
     UnsupportedMediaType,
 )
+from app.transport.http.limits import admit, limit_of
 from app.transport.http.problems import problem_responses
 from app.transport.http.refusals import find_subject
 from app.transport.http.strict_json import JsonValue, parse_json
@@ -57,6 +58,7 @@ class StrictRoute(APIRoute):
     """An APIRoute whose input means one thing only. Documents the refusals it adds itself."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        self.limit = limit_of(endpoint)
         super().__init__(path, endpoint, **options)
         # What a router is included with is worked out again from `self.responses`.
         self.responses = problem_responses(*self._own_refusals()) | self.responses
@@ -65,6 +67,7 @@ class StrictRoute(APIRoute):
         """The handler behind the checks of query and body."""
         handle = super().get_route_handler()
         takes_json = self._takes_json()
+        limit = self.limit
         # What is unknown is ignored, and where all is unknown there is nothing to check.
         has_query = any(isinstance(field.field_info, params.Query) for field in self._parameters())
 
@@ -72,6 +75,7 @@ class StrictRoute(APIRoute):
             check_path(request)
             if has_query:
                 check_query(request.scope["query_string"])
+            await admit(request, limit)
             if not takes_json:
                 return await handle(request)
             body = await read_body(request)
@@ -95,9 +99,9 @@ class StrictRoute(APIRoute):
 
     def _own_refusals(self) -> tuple[int, ...]:
         if self._takes_json():
-            return (400, 413, 415, 422)
+            return (400, 413, 415, 422, 429)
         has_input = bool(self.body_field) or bool(self._parameters())
-        return (422,) if has_input else ()
+        return (422, 429) if has_input else (429,)
 
 
 class SliceRouter(APIRouter):

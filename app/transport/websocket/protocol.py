@@ -1,4 +1,4 @@
-"""uvicorn's WebSocket protocol as `python -m app` runs it: the same framing, four things added.
+"""uvicorn's WebSocket protocol as `python -m app` runs it: the same framing, five things added.
 
 1. It offers the application the ASGI extension `messenger.pipe`, so that a frame that goes to 500
    sockets is serialised once and not 500 times, and so that what waits in front of a slow reader can
@@ -6,12 +6,15 @@
 2. A frame over the limit is closed with 4413, not 1009.
 3. A peer that answers no ping is dropped at once, also when unsent bytes wait in front of it:
    closing in order would wait for a dead line to take them.
-4. A stop closes with 1012 and reads on until the client has answered: closing the line at once would
-   reset it under a client that is sending, and the code be lost. Nobody holds the stop up for long.
+4. A stop closes with 1012, a socket that is still being opened too, and reads on until the client has
+   answered: closing the line at once would reset it under a client that is sending, and the code be
+   lost. Nobody holds the stop up for long.
+5. The kernel keeps little for a slow reader, so that its queue is what fills, and 4409 what comes of it.
 """
 
 import asyncio
-from http import HTTPStatus
+import contextlib
+import socket
 from typing import cast
 
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -28,6 +31,8 @@ from app.transport.websocket.outgoing import OutFrame
 EXTENSION = "messenger.pipe"
 _LINGER_SECONDS = 3.0
 _STOP_SECONDS = 2.0
+# Else 2.8 MB were measured: at 50 kB/s a pong is overdue before the queue behind that is full.
+_UNSENT_BYTES = 131_072
 
 
 class Pipe:
@@ -81,6 +86,14 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         if not config.ws_per_message_deflate:
             self.conn = _Framing(max_size=config.ws_max_size, logger=self.logger)
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        line = transport.get_extra_info("socket")
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            # What is under way to a reader does not count: a fast line is as fast as before.
+            with contextlib.suppress(OSError):
+                line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+
     async def run_asgi(self) -> None:
         # With an extension (deflate) a frame is not the same bytes for everyone.
         if not self.conn.extensions:
@@ -92,8 +105,11 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         """As the ASGI message `websocket.close`, without waiting until the peer has read."""
         if self.close_sent or self.disconnected or self.transport.is_closing():
             return
-        closing: ASGISendEvent = {"type": "websocket.close", "code": code, "reason": reason}
-        sending = self.send(closing)
+        self._send_now({"type": "websocket.close", "code": code, "reason": reason})
+
+    def _send_now(self, message: ASGISendEvent) -> None:
+        """Whatever waits in front of the peer."""
+        sending = self.send(message)
         was_writable = self.writable.is_set()
         self.writable.set()
         try:
@@ -108,15 +124,23 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     def shutdown(self) -> None:
         """The server stops."""
         self.stop_keepalive()
-        if not self.handshake_complete:
-            self.conn.send_response(self.conn.reject(HTTPStatus.SERVICE_UNAVAILABLE, ""))
-            self.transport.write(b"".join(self.conn.data_to_send()))
+        if self.close_sent or self.initial_response is not None:
             self.transport.close()
-        elif self.close_sent:
-            self.transport.close()
-        else:
+        elif self.handshake_complete:
             self.close_now(CloseCode.SERVICE_RESTART, "")
+        else:
+            self._turn_away()
         self.loop.call_later(_STOP_SECONDS, self.transport.abort)
+
+    def _turn_away(self) -> None:
+        """Accept a socket that the application still thinks about, only to say 1012.
+
+        To an HTTP status a browser would say no more than that it failed, and a proxy that something is broken.
+        """
+        self._send_now({"type": "websocket.accept"})
+        self.stop_keepalive()
+        self.close_now(CloseCode.SERVICE_RESTART, "")
+        self.disconnected = True  # for the application, which may answer now what it likes
 
     def handle_parser_exception(self) -> None:
         """Keep reading (and discarding) for a moment.

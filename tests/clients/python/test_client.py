@@ -17,6 +17,7 @@ from messenger_client import (
     Forgotten,
     MemoryStore,
     Outgoing,
+    PasswordRequired,
     Problem,
     Reset,
     SessionEnded,
@@ -25,6 +26,7 @@ from messenger_client import (
 )
 
 from tests.clients.python.conftest import Device, Devices
+from tests.support.people import Backend
 from tests.support.servers import ROOT
 from tests.support.waiting import eventually
 
@@ -315,3 +317,21 @@ async def holds(value: bool) -> bool:
 
 async def is_empty(device: Device) -> bool:
     return await device.store.list_outgoing() == []
+
+
+async def test_a_second_factor_is_asked_for(backend: Backend) -> None:
+    password = "correct horse battery"
+    anna = await backend.sign_up()
+    await anna.put("/auth/two-step", {"password": password}, expect=200)
+    async with Client(backend.deployment.nodes[0].base_url, MemoryStore()) as client:
+        sent = await client.request_code(anna.phone)
+        code = backend.deployment.codes(anna.phone)[-1]
+        with pytest.raises(PasswordRequired) as needed:
+            await client.sign_in(verification_id=sent["verification_id"], code=code)
+        assert needed.value.methods == ["password"]
+        token = needed.value.password_token
+        with pytest.raises(Problem):
+            await client.sign_in_with_factor(token, password="wrong horse")
+        user = await client.sign_in_with_factor(token, password=password)
+        assert user["id"] == anna.id
+        assert (await client.call("GET", "/users/me"))["id"] == anna.id

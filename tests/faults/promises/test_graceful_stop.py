@@ -28,9 +28,8 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.anyio
 
 STOP_SECONDS = 10.0
-# What the kernel takes on behalf of a reader that has stopped, and then some: the rest waits in the server.
-_STALLING_BYTES = 8_000_000
 _LONG_TEXT = "\u6f22" * 4000
+_TEXTS_A_LOOK = 20
 
 Start = Callable[[Server], Server]
 WAYS: dict[str, Start] = {
@@ -57,15 +56,19 @@ class Scene:
         return await self.anna.call("POST", "/messages/", body)
 
     async def stall(self, readers: int) -> list[StalledReader]:
-        """Sockets before which a megabyte waits that nobody reads."""
+        """Sockets before which something waits in the server that nobody reads."""
         stalled = [
             await StalledReader.open(f"{self.server.websocket_url}{API}/ws/{ticket}")
             for ticket in [await self.bruno.ticket() for _ in range(readers)]
         ]
         for reader in stalled:
             self.backend.stack.callback(reader.close)
-        for _ in range(_STALLING_BYTES // (3 * len(_LONG_TEXT))):
-            await self.anna.say(self.chat, _LONG_TEXT)
+        held = -1
+        # Until the kernel takes no more: the last texts wait before it.
+        while (now := sum(reader.waiting_bytes() for reader in stalled)) > held:
+            held = now
+            for _ in range(_TEXTS_A_LOOK):
+                await self.anna.say(self.chat, _LONG_TEXT)
         return stalled
 
     async def expect_restart(self) -> None:

@@ -21,14 +21,15 @@ pytestmark = pytest.mark.anyio
 
 WORKERS = scaled(quick=2, full=4)
 SOCKETS_EACH = 3
-WAYS = ("logout", "revoke one", "revoke all others")
+WAYS = ("logout", "revoke one", "revoke all others", "second password")
 # Devices that are signed in at the same time; they are ended one after another.
 AT_ONCE = 2 * len(WAYS)
-ROUNDS = scaled(quick=6, full=500)
-ROUNDS_WITHOUT_REDIS = scaled(quick=3, full=60)
+ROUNDS = scaled(quick=8, full=500)
+ROUNDS_WITHOUT_REDIS = scaled(quick=4, full=60)
 ALLOWED_SECONDS = 1.0
 ALLOWED_WITHOUT_REDIS_SECONDS = 2.0
 _ENDED = 4401
+_PASSWORD = "correct horse battery"
 # How long is looked, so that a miss is told with its figure.
 _WATCHED_SECONDS = 10.0
 _POLL_SECONDS = 0.05
@@ -161,8 +162,11 @@ async def revoke(lost: Lost) -> None:
         await lost.device.post("/auth/logout", expect=204)
     elif lost.way == "revoke one":
         await lost.keeper.delete(f"/auth/sessions/{lost.session_id}", expect=204)
-    else:
+    elif lost.way == "revoke all others":
         await lost.keeper.delete("/auth/sessions", expect=204)
+    else:
+        # Whether it is set, changed or removed, the others end.
+        await lost.keeper.put("/auth/two-step", {"password": _PASSWORD}, expect=200)
 
 
 async def wait_for_close(socket: Socket, revoked_at: float) -> float:

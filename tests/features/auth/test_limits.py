@@ -70,6 +70,39 @@ async def test_a_limit_names_when_to_come_back(limited: Backend) -> None:
     assert 0 < int(answer.headers["retry-after"]) <= 600
 
 
+async def test_ranges_countries_and_days_have_budgets_that_no_stranger_passes(
+    directory: Path,
+) -> None:
+    settings = {
+        "SMS_LIMIT_PER_PREFIX_DAY": "4",
+        "SMS_LIMIT_PER_COUNTRY": "6",
+        "SMS_LIMIT_IN_ALL": "8",
+        "TRUSTED_PROXIES": "127.0.0.1/32",
+    }
+    with Server(directory, settings, name="budgets") as server:
+        async with AsyncExitStack() as stack:
+            backend = Backend(Deployment("sqlite", [server]), stack)
+            owner = await backend.sign_up("+4915112345678")  # known here from now on
+            addresses = iter(range(1, 200))
+
+            async def ask_for(phones: list[str]) -> list[int]:
+                return [await ask(backend, it, f"203.0.113.{next(addresses)}") for it in phones]
+
+            # Another address for each: four to one range, six to one country, eight in all.
+            range_of_numbers = [f"+4917010000{n:02}" for n in range(6)]
+            assert await ask_for(range_of_numbers) == [200] * 4 + [429] * 2
+            germany = [f"+491712{n}00000" for n in range(3)]
+            assert await ask_for(germany) == [200, 429, 429]
+            abroad = [f"+336123{n}5678" for n in range(4)]
+            assert await ask_for(abroad) == [200, 200, 429, 429]
+            sent = sum(
+                len(backend.deployment.codes(it)) for it in range_of_numbers + germany + abroad
+            )
+            assert sent == 7
+            # What strangers have used up is no concern of who signed in from here before.
+            await backend.sign_in(owner.phone)
+
+
 @pytest.mark.parametrize("kind", ["refusing", "silent"])
 async def test_a_provider_that_fails_is_503_in_time(directory: Path, kind: str) -> None:
     with socket.socket() as listener:

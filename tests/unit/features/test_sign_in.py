@@ -18,6 +18,7 @@ from app.features.auth.verify_code import DEFAULT_FIRST_NAME, Attempt, SignedIn,
 from app.features.users.models import UserRow
 from app.infra.database.tx import Tx
 from app.infra.hashing import SlowHasher
+from app.infra.limits.memory import MemoryLimiter
 from app.infra.sms.port import SmsUnavailable
 from app.kernel.addresses import network_of
 from app.kernel.phones import PhoneInvalid
@@ -69,6 +70,7 @@ class Desk:
     hasher: CodeHasher
     inbox: Inbox = field(default_factory=Inbox)
     limits: SmsSettings = DEFAULTS
+    limiter: MemoryLimiter = field(default_factory=MemoryLimiter)
 
     async def ask(self, phone: str = PHONE, address: str = HOME) -> SentCode:
         return await send_verification(
@@ -78,6 +80,7 @@ class Desk:
             index=self.world.index,
             hasher=self.hasher,
             events=self.world.events,
+            limiter=self.limiter,
             limits=self.limits,
             phone=phone,
             address=address,

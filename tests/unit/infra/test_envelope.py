@@ -97,3 +97,48 @@ def test_neither_a_key_nor_its_fault_shows_a_secret() -> None:
     with pytest.raises(CiphertextInvalid) as caught:
         key().open(key().seal(b"marker", **PLACE), **(PLACE | {"row_id": 9}))
     assert "marker" not in str(caught.value)
+
+
+class Listener:
+    """A guard that accepts plain values of one column and notes what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str, int | str]] = []
+
+    def accepts_plain(self, table: str, column: str) -> bool:
+        return column == "plain"
+
+    def report(self, table: str, column: str, row: int | str) -> None:
+        self.heard.append((table, column, row))
+
+
+def test_a_value_of_an_earlier_revision_does_not_open() -> None:
+    data_key = DataKey("user:7", {1: b"k" * 32})
+    place = {"table": "t", "column": "c", "row_id": 5}
+    values = [data_key.seal(b"x", **place, revision=revision) for revision in range(3)]
+    for sealed_as, value in enumerate(values):
+        for opened_as in range(3):
+            if opened_as == sealed_as:
+                assert data_key.open(value, **place, revision=opened_as) == b"x"
+                continue
+            with pytest.raises(CiphertextInvalid):
+                data_key.open(value, **place, revision=opened_as)
+
+
+def test_what_does_not_open_is_reported_and_reads_as_nothing() -> None:
+    guard = Listener()
+    data_key = DataKey("user:7", {1: b"k" * 32}, guard=guard)
+    value = data_key.seal_text("x", table="t", column="c", row_id=5)
+    assert data_key.find_text(value, table="t", column="c", row_id=5) == "x"
+    assert data_key.find_text(None, table="t", column="c", row_id=5) is None
+    assert guard.heard == []
+    assert data_key.find_text(value, table="t", column="c", row_id=6) is None
+    assert data_key.find_text(b"\x00forged", table="t", column="c", row_id=7) is None
+    assert data_key.find_text(b"\x00kept", table="t", column="plain", row_id=8) == "kept"
+    assert guard.heard == [("t", "c", 6), ("t", "c", 7)]
+
+
+def test_no_nonce_is_used_twice_in_100_000_values() -> None:
+    data_key = DataKey("user:7", {1: b"k" * 32})
+    sealed = (data_key.seal(b"x", table="t", column="c", row_id=1) for _ in range(100_000))
+    assert len({value[5:17] for value in sealed}) == 100_000

@@ -1,12 +1,22 @@
 """Keys: one installation, one KEK; nothing is shared before its commit; a wrong MASTER_KEY touches nothing."""
 
 import asyncio
+import time
 
 import pytest
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 
 from app.infra.cipher.blind_index import open_blind_index
-from app.infra.cipher.keyring import SERVER_KEY, Keyring, chat_key, open_keyring, user_key
+from app.infra.cipher.envelope import CiphertextInvalid, key_version
+from app.infra.cipher.kek import SERVER_KEY
+from app.infra.cipher.keyring import (
+    LEASE_SECONDS,
+    Keyring,
+    KeyUnreadable,
+    chat_key,
+    open_keyring,
+    user_key,
+)
 from app.infra.cipher.models import KeyRow
 from app.infra.database.database import Database
 from app.infra.database.tables import ServerStateRow
@@ -35,7 +45,7 @@ async def count_rows(db: Database) -> tuple[int | None, int | None]:
 async def test_processes_that_start_at_once_agree(db: Database) -> None:
     keyrings = await asyncio.gather(*(opened(db) for _ in range(8)))
     assert len({keyring.derive("bus") for keyring in keyrings}) == 1
-    assert await count_rows(db) == (1, 1)
+    assert await count_rows(db) == (2, 1)  # the server and the root
     keys = [await db.read(lambda tx, k=k: k.require(tx, SERVER_KEY)) for k in keyrings]
     sealed = keys[0].seal(b"x", **PLACE)
     assert all(key.open(sealed, **PLACE) == b"x" for key in keys)
@@ -65,7 +75,7 @@ async def test_lost_salt_or_server_key_is_never_replaced_under_data(db: Database
     await db.write(lambda tx: tx.execute(delete(ServerStateRow)))
     with pytest.raises(SettingsError, match="lost the row"):
         await opened(db)
-    assert await count_rows(db) == (1, 0)
+    assert await count_rows(db) == (2, 0)
 
 
 async def test_production_refuses_a_database_made_with_few_rounds(db: Database) -> None:
@@ -133,3 +143,65 @@ async def test_a_wrong_index_key_refuses_to_start(db: Database) -> None:
     assert len({index.phone("+4740000000") for index in indexes}) == 1
     with pytest.raises(SettingsError, match=r"^INDEX_KEY"):
         await open_blind_index(db, b"j" * 32)
+
+
+async def test_a_damaged_key_is_reported_and_harms_no_other(db: Database) -> None:
+    keyring = await opened(db)
+    owners = [chat_key(ChatId(number)) for number in (1, 2)]
+    await db.write(lambda tx: keyring.create_many(tx, owners))
+    taken = select(KeyRow.wrapped).where(KeyRow.id == owners[1]).scalar_subquery()
+    moved = update(KeyRow).where(KeyRow.id == owners[0]).values(wrapped=taken)
+    await db.write(lambda tx: tx.execute(moved))
+    reports: list[tuple[str, str, int | str]] = []
+    other = await opened(db)
+    other.on_invalid = lambda *place: reports.append(place)
+    for _ in range(3):
+        assert set(await db.read(lambda tx: other.load(tx, owners))) == {owners[1]}
+    assert reports == [("keys", "wrapped", owners[0])]
+    with pytest.raises(KeyUnreadable):
+        await db.read(lambda tx: other.require(tx, owners[0]))
+
+
+async def test_a_newer_version_is_heard_of_and_the_older_one_is_destroyed(db: Database) -> None:
+    server, operator = await opened(db), await opened(db)
+    owner = chat_key(ChatId(1))
+    key = await db.write(lambda tx: server.create(tx, owner))
+    old, fingerprint = key.seal(b"old", **PLACE), key.fingerprint(b"body")
+
+    async def renew(tx: Tx) -> None:
+        await operator.add_version(tx, owner)
+        await operator.tell_all(tx)
+
+    await db.read(server.watch)
+    await db.write(renew)
+    assert (await db.read(lambda tx: server.require(tx, owner))) is key
+    await db.read(server.watch)
+    newer = await db.read(lambda tx: server.require(tx, owner))
+    assert newer.open(old, **PLACE) == b"old"
+    assert key_version(newer.seal(b"x", **PLACE)) == 2
+
+    assert await db.write(lambda tx: operator.retire_versions(tx, owner, 2)) == 1
+    last = await db.read(lambda tx: operator.require(tx, owner))
+    with pytest.raises(CiphertextInvalid):
+        last.open(old, **PLACE)
+    assert last.has_fingerprint(b"body", fingerprint)
+    assert not last.has_fingerprint(b"other", fingerprint)
+    assert last.open(newer.seal(b"x", **PLACE), **PLACE) == b"x"
+    await db.write(renew)
+    assert await db.write(lambda tx: operator.retire_versions(tx, owner, 3)) == 1
+    last = await db.read(lambda tx: operator.require(tx, owner))
+    assert last.has_fingerprint(b"body", fingerprint)
+
+
+async def test_without_news_no_key_is_taken_from_memory(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that cannot hear may hold a version that was destroyed, and must not seal with it."""
+    keyring = await opened(db)
+    owner = chat_key(ChatId(1))
+    key = await db.write(lambda tx: keyring.create(tx, owner))
+    await db.read(keyring.watch)
+    assert (await db.read(lambda tx: keyring.require(tx, owner))) is key
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + LEASE_SECONDS + 1)
+    assert (await db.read(lambda tx: keyring.require(tx, owner))) is not key

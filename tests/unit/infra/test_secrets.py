@@ -87,3 +87,17 @@ def test_a_key_from_two_places_or_from_no_file_is_refused(directory: Path) -> No
 
 def test_secrets_are_not_in_their_repr() -> None:
     assert "marker" not in repr(Secrets(b"marker1", b"marker2", b"marker3"))
+
+
+def test_the_other_signing_keys_are_read_as_a_list(directory: Path) -> None:
+    older = "qW3eR5tY7uI9oP1aS2dF4gH6jK8lZ0xC"
+    values = STRONG | {"SECRET_KEY_PREVIOUS": f"{older}, {STRONG['INDEX_KEY']}"}
+    keys = load_secrets(production(directory, **values)).previous_secret_keys
+    assert keys == (older.encode(), STRONG["INDEX_KEY"].encode())
+    file = directory / "previous"
+    file.write_text(f"{older}\n")
+    values = STRONG | {"SECRET_KEY_PREVIOUS_FILE": file}
+    assert load_secrets(production(directory, **values)).previous_secret_keys == (older.encode(),)
+    assert load_secrets(production(directory, **STRONG)).previous_secret_keys == ()
+    with pytest.raises(SettingsError, match="SECRET_KEY_PREVIOUS"):
+        load_secrets(production(directory, **STRONG, SECRET_KEY_PREVIOUS="weak"))

@@ -49,6 +49,39 @@ def test_a_token_says_who_and_which_session(clock: SetClock) -> None:
         assert (claims.user_id, claims.session_id) == (5, 9)
 
 
+def test_signing_keys_change_while_tokens_live(clock: SetClock) -> None:
+    """The steps of docs/security.md: announce the new key, sign with it, forget the old one."""
+    old, new = b"o" * 40, b"n" * 40
+
+    def worker(secret: bytes, *previous: bytes) -> AccessTokens:
+        return AccessTokens(secret, lifetime=LIFETIME, clock=clock, previous_keys=previous)
+
+    before, announced = worker(old), worker(old, new)
+    changed, after = worker(new, old), worker(new)
+    for signer, verifier in (
+        (before, announced),
+        (announced, before),
+        (announced, changed),
+        (changed, announced),
+        (before, changed),
+        (changed, after),
+    ):
+        assert verifier.verify(issue(signer)).session_id == 9
+    with pytest.raises(TokenInvalid):
+        after.verify(issue(before))
+
+
+def test_the_name_of_one_key_does_not_vouch_for_another(clock: SetClock) -> None:
+    old, new = b"o" * 40, b"n" * 40
+    made = AccessTokens(new, lifetime=LIFETIME, clock=clock, previous_keys=(old,))
+    header, claims = parts_of(issue(tokens(clock, old)))
+    new_header, _ = parts_of(issue(made))
+    with pytest.raises(TokenInvalid):
+        made.verify(sign(tokens(clock, old), claims, header | {"kid": new_header["kid"]}))
+    with pytest.raises(TokenInvalid):
+        made.verify(sign(tokens(clock, b"x" * 40), claims, header))
+
+
 def test_a_token_ends_in_time_also_when_it_was_seen_before(clock: SetClock) -> None:
     made = tokens(clock)
     token = issue(made)

@@ -3,7 +3,13 @@
 from messenger_client.changes import Change, Forgotten, Position, Reset, Update, Voided
 from messenger_client.client import Client
 from messenger_client.options import Options
-from messenger_client.problems import ClientError, Problem, SessionEnded, Unreachable
+from messenger_client.problems import (
+    ClientError,
+    PasswordRequired,
+    Problem,
+    SessionEnded,
+    Unreachable,
+)
 from messenger_client.store import MemoryStore, Outgoing, SqliteStore, Store, Tokens
 from messenger_client.sync import (
     Action,
@@ -26,6 +32,7 @@ __all__ = [
     "MemoryStore",
     "Options",
     "Outgoing",
+    "PasswordRequired",
     "Position",
     "Problem",
     "Reconnect",

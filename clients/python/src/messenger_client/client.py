@@ -14,7 +14,7 @@ from messenger_client.changes import Change, Frame, Position
 from messenger_client.line import Closed, Difference, Event, Line, is_answer
 from messenger_client.options import Options
 from messenger_client.outbox import Outbox
-from messenger_client.problems import Problem, SessionEnded, Unreachable
+from messenger_client.problems import PasswordRequired, Problem, SessionEnded, Unreachable
 from messenger_client.store import Store
 from messenger_client.sync import (
     Action,
@@ -117,7 +117,12 @@ class Client:
         last_name: str | None = None,
         device_name: str | None = None,
     ) -> dict[str, Any]:
-        """Open a session with the code that came by SMS; answers the user. A name makes a new account."""
+        """Open a session with the code that came by SMS; answers the user. A name makes a new account.
+
+        Raises:
+            PasswordRequired: a second factor is set.
+            Problem, Unreachable
+        """
         body = {
             "verification_id": verification_id,
             "code": code,
@@ -127,6 +132,30 @@ class Client:
         }
         given = {name: value for name, value in body.items() if value is not None}
         answer = await self._api.ask("POST", "/auth/verify-code", given)
+        if answer.get("password_required"):
+            raise PasswordRequired(answer["password_token"], answer["methods"])
+        await self._api.keep(answer)
+        return answer["user"]
+
+    async def sign_in_with_factor(
+        self,
+        password_token: str,
+        *,
+        password: str | None = None,
+        totp: str | None = None,
+        recovery_code: str | None = None,
+        device_name: str | None = None,
+    ) -> dict[str, Any]:
+        """Go on after `PasswordRequired`, with one of the three proofs; answers the user."""
+        body = {
+            "password_token": password_token,
+            "password": password,
+            "totp": totp,
+            "recovery_code": recovery_code,
+            "device_name": device_name,
+        }
+        given = {name: value for name, value in body.items() if value is not None}
+        answer = await self._api.ask("POST", "/auth/verify-password", given)
         await self._api.keep(answer)
         return answer["user"]
 

@@ -98,8 +98,10 @@ class Line:
         try:
             async with asyncio.timeout(self._options.request_timeout):
                 await self._socket.send(json.dumps(frame))
-        except (ConnectionClosed, TimeoutError) as error:
-            raise Unreachable("the socket is closed") from error
+        except TimeoutError as error:
+            raise Unreachable("the line takes nothing") from error
+        except ConnectionClosed as error:
+            raise self._ended() from error
 
     async def ask(self, frame_type: str, data: object) -> Frame:
         """Send a frame and wait for its answer.
@@ -165,12 +167,19 @@ class Line:
         except (ConnectionClosed, ValueError):
             self._has_news.set()
         self._fail_answers()
-        await self.events.put(Closed(self._socket.close_code or _NO_CODE))
+        await self.events.put(Closed(self._close_code()))
 
     def _fail_answers(self) -> None:
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(Unreachable("the socket is closed"))
+                answer.set_exception(self._ended())
+
+    def _close_code(self) -> int:
+        return self._socket.close_code or _NO_CODE
+
+    def _ended(self) -> Unreachable:
+        """Whoever notices the end first tells why."""
+        return Unreachable(f"closed with {self._close_code()}")
 
 
 def _socket_url(base_url: str, ticket: str, options: Options) -> str:

@@ -33,3 +33,12 @@ class Unreachable(ClientError):  # noqa: N818 - what happened
 
 class SessionEnded(ClientError):  # noqa: N818 - what happened
     """Signed out, revoked or expired: sign in again."""
+
+
+class PasswordRequired(ClientError):  # noqa: N818 - what is needed
+    """The code was right, and a second factor is set: go on with `Client.sign_in_with_factor`."""
+
+    def __init__(self, password_token: str, methods: list[str]) -> None:
+        super().__init__(f"the second factor is needed: {', '.join(methods)}")
+        self.password_token = password_token
+        self.methods = methods

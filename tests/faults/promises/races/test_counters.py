@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 PEOPLE = 5
 AT_ONCE = 10
-ACTIONS = scaled(quick=300, full=20_000)
+ACTIONS = scaled(quick=300, full=4000)
 # More than a hundred: then only readers themselves are told of their marks.
 CROWD = scaled(quick=0, full=110)
 IS_HURT = scaled(quick=False, full=True)

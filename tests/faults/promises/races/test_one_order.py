@@ -36,7 +36,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.anyio
 
 WRITERS = 8
-SENDS = scaled(quick=160, full=10_000)
+SENDS = scaled(quick=160, full=3000)
 AT_ONCE = scaled(quick=16, full=32)
 IS_HURT = scaled(quick=False, full=True)
 _SOCKET_READERS, _DIFFERENCE_READERS, _PAGE_READERS = 6, 3, 3

@@ -30,6 +30,7 @@ from app.infra.cipher.blind_index import BlindIndex
 from app.infra.cipher.keyring import open_keyring
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
+from app.infra.limits.memory import MemoryLimiter
 from app.infra.presence.memory import MemoryPresence
 from app.infra.services import Services
 from app.infra.tokens.access import AccessTokens
@@ -237,6 +238,7 @@ async def cluster(db: Database, settings: Settings) -> AsyncIterator[Cluster]:
                 sms=None,
                 bus=bus,
                 presence=presence,
+                limiter=MemoryLimiter(),
                 events=None,
                 rules=rules,
             )

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from app.features.chats.add_members import add_members
+from app.features.chats.delete import delete_chat
 from app.features.chats.policy import ChatType
 from app.features.chats.remove_member import remove_member
 from app.features.gateway.difference import find_difference
@@ -29,6 +30,24 @@ async def test_a_lost_publish_costs_seconds_and_nothing_else(cluster: Cluster) -
         await cluster.say(anna, chat, str(n))
     upto = client.state[f"chat:{chat}"] + 5
     await client.expect(lambda: is_whole(client, f"chat:{chat}", upto), seconds=6)
+
+
+@pytest.mark.parametrize("lost", [0.0, 1.0])
+async def test_the_end_of_a_chat_is_told_whatever_is_lost(cluster: Cluster, lost: float) -> None:
+    anna, bruno = await cluster.settle(), await cluster.settle()
+    chat = await cluster.group(anna, bruno)
+    scope = f"chat:{chat}"
+    clients = [await cluster.connect(bruno, worker) for worker in (0, 1)]
+    cluster.wire.lost = lost
+    await delete_chat(cluster.db, cluster.tools, user_id=anna, chat_id=chat, for_everyone=False)
+    gone = {"scope": scope, "seq": 0}
+    for client in clients:
+        await client.expect(
+            lambda client=client: (
+                client.seen("chat_deleted")
+                or gone in [frame["data"] for frame in client.seen("scope_reset")]
+            )
+        )
 
 
 async def test_a_bus_that_loses_doubles_and_reorders_changes_nothing(cluster: Cluster) -> None:

@@ -325,8 +325,8 @@ async def test_what_cannot_be_read_for_one_is_read_for_the_others(
     good.append(crowd.begin("last", need=ReadStanding(crowd.user_id, None)))
     await crowd.until(lambda: crowd.leader._turns.waiting == 4)
     while len(crowd.ended) < CONCURRENT_READS + 4:
-        await crowd.until(lambda: crowd.gate.waiting)
-        crowd.gate.let_through()
+        if crowd.gate.waiting:
+            crowd.gate.let_through()
         await asyncio.sleep(0.01)
     assert {*names(2), "last"} <= set(crowd.answered)
     assert "bad" not in crowd.answered

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import redis
 import redis.asyncio
 
 from app.infra.bus.memory import MemoryBus
@@ -200,3 +201,21 @@ async def test_an_idle_line_stays_up(redis_url: str) -> None:
         bus.publish("updates", b"after")
         await until(lambda: heard == [b"after"])
     assert reconnects == []
+
+
+async def test_what_came_while_the_worker_stood_still_is_heard(redis_url: str) -> None:
+    bus, other = RedisBus(redis_url, KEY), RedisBus(redis_url, KEY)
+    heard: list[bytes] = []
+    reconnects: list[bool] = []
+    bus.subscribe("updates", heard.append)
+    bus.on_reconnect(lambda: reconnects.append(True))
+    other.publish("updates", b"meanwhile")
+    topic, sealed = other._queue[0]
+    async with running(bus):
+        await heard_by(bus, heard)
+        with redis.Redis.from_url(redis_url) as client:
+            client.publish(f"messenger:bus:{topic}", sealed)
+        time.sleep(6)  # noqa: ASYNC251 - as SIGSTOP does
+        await until(lambda: heard == [b"meanwhile"], 3)
+    assert reconnects == []
+    await other.stop()

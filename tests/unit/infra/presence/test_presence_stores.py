@@ -20,8 +20,8 @@ ANNA, BORIS = UserId(1), UserId(2)
 
 
 def redis_presence(url: str) -> RedisPresence:
-    """Without the hold in which a new Redis waits for everybody's refresh."""
-    return RedisPresence(url, hold_seconds=0)
+    """Without the times in which a new Redis waits for everybody's refresh and for everybody's bus."""
+    return RedisPresence(url, hold_seconds=0, bus_seconds=0)
 
 
 async def take(store: PresenceStore, *expected: UserId) -> None:
@@ -231,6 +231,33 @@ async def test_what_happened_while_redis_was_away_is_told_when_it_is_back() -> N
         await store.close()
 
 
+async def test_who_came_while_redis_was_away_is_told_when_the_bus_is_back_too() -> None:
+    port = free_port()
+    store = RedisPresence(f"redis://127.0.0.1:{port}/0", hold_seconds=0, bus_seconds=1)
+    doubts: list[float] = []
+    store.on_doubt(lambda: doubts.append(time.monotonic()))
+    assert await store.add([(ANNA, "a"), (BORIS, "b")], 30) == [ANNA, BORIS]
+    await store.linger([(BORIS, "b")], 0.1)
+    with run_redis(port):
+
+        async def is_in_doubt(times: int) -> bool:
+            await store.take_expired()
+            return len(doubts) >= times
+
+        await eventually(lambda: is_in_doubt(1), what="that Redis is back")
+        assert await store.refresh([(ANNA, "a")], 30) == []
+        await eventually(lambda: is_in_doubt(2), what="that the bus is back")
+        assert doubts[1] - doubts[0] >= 0.9
+        assert await store.refresh([(ANNA, "a")], 30) == [ANNA]
+        told = len(doubts)
+        # Nobody waits to be told any more: Boris left before anybody could have heard of him.
+        await store.take_expired()
+        assert len(doubts) == told
+        assert await store.add([(BORIS, "b2")], 30) == [BORIS]
+        assert await store.refresh([(BORIS, "b2")], 30) == []
+    await store.close()
+
+
 async def test_a_sleeping_redis_costs_a_second_not_more(redis_url: str) -> None:
     store = redis_presence(redis_url)
     client: Any = redis.asyncio.Redis.from_url(redis_url)
@@ -245,3 +272,25 @@ async def test_a_sleeping_redis_costs_a_second_not_more(redis_url: str) -> None:
     assert time.monotonic() - started < 2.5
     await client.aclose()
     await store.close()
+
+
+async def test_an_answer_ends_the_rest_that_a_failure_began(redis_url: str) -> None:
+    store, other = redis_presence(redis_url), redis_presence(redis_url)
+    await asyncio.gather(store.online([ANNA]), store.online([BORIS]))
+    refreshed: list[asyncio.Task[list[UserId]]] = []
+    store.on_doubt(lambda: refreshed.append(asyncio.create_task(store.refresh([(ANNA, "a")], 10))))
+    client: Any = redis.asyncio.Redis.from_url(redis_url)
+    await client.execute_command("CLIENT", "PAUSE", "1300")
+    failing = asyncio.create_task(store.online([ANNA]))
+    # Asked before the other has failed, answered after: it is this one that hears of the return.
+    answered = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.6, answered.set)
+    await answered.wait()
+    await store.online([BORIS])
+    assert failing.done()
+    assert len(refreshed) == 1
+    await refreshed[0]
+    assert await other.online([ANNA]) == {ANNA}
+    await client.aclose()
+    for it in (store, other):
+        await it.close()

@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
+import os
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import uvicorn
 
-from app.transport.http.protocol import HttpProtocol
+from app.transport.http.protocol import HttpProtocol, end_unless_asked
 
 pytestmark = pytest.mark.anyio
 WHOLE = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -28,8 +30,18 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
+@pytest.fixture(
+    scope="module",
+    params=["asyncio", ("asyncio", {"use_uvloop": True})],
+    ids=["asyncio", "uvloop"],
+)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """On both loops: they differ in when they read and close."""
+    return request.param
+
+
 @pytest.fixture
-async def server(anyio_backend: str) -> AsyncIterator[uvicorn.Server]:
+async def server(anyio_backend: Any) -> AsyncIterator[uvicorn.Server]:
     del anyio_backend
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -117,3 +129,42 @@ async def test_a_stop_closes_idle_connections_soon(
     async with asyncio.timeout(3):
         assert await reader.read() == b""
     writer.close()
+
+
+async def test_a_stop_answers_what_arrives_at_the_last_moment(
+    server: uvicorn.Server, address: tuple[str, int]
+) -> None:
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(WHOLE)
+    await reader.readuntil(b"\r\n\r\nok")
+    server.should_exit = True
+    while server.servers[0].is_serving():  # noqa: ASYNC110 - a condition of uvicorn's
+        await asyncio.sleep(0.01)
+
+    def ask_late() -> None:
+        """The loop has looked for news, and then is busy until it means to close."""
+        loop.remove_reader(news)
+        time.sleep(Hasty.drain_seconds + 0.1)
+        os.write(writer.get_extra_info("socket").fileno(), WHOLE)
+
+    loop = asyncio.get_running_loop()
+    news, sender = socket.socketpair()
+    with news, sender:
+        loop.add_reader(news, ask_late)
+        sender.send(b"x")
+        head = await reader.readuntil(b"\r\n\r\n")
+    assert b"connection: close" in head.lower()
+    assert await reader.read() == b"ok"
+    writer.close()
+
+
+def test_the_end_is_told_at_once_unless_something_is_unread() -> None:
+    own, peer = socket.socketpair()
+    with own, peer:
+        peer.send(b"G")
+        assert not end_unless_asked(own.fileno())
+        with pytest.raises(BlockingIOError):
+            peer.recv(1, socket.MSG_DONTWAIT)
+        own.recv(1)
+        assert end_unless_asked(own.fileno())
+        assert peer.recv(1, socket.MSG_DONTWAIT) == b""

@@ -1,0 +1,202 @@
+"""Limits over all workers. What is asked for at one moment is one round trip, on one connection."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import structlog
+from limits.aio.storage import RedisStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from redis.exceptions import NoScriptError, RedisError
+
+from app.infra.limits.memory import MemoryLimiter
+from app.infra.limits.port import Draw, Standing
+from app.infra.limits.refusals import Refusals
+from app.infra.limits.windows import draw_together
+from app.infra.redis_client import make_redis
+
+_PREFIX = "messenger:limits"
+# Requests wait for this: a Redis that does not answer must not slow them down for long.
+_CALL_SECONDS = 0.5
+# After a failure one caller a second tries again; all others go by the counters of this worker.
+_REST_SECONDS = 1.0
+_MAX_CALLS = 200
+# Without common counters each worker grants this share of a strict quota: four workers, the whole.
+_STRICT_SHARE = 4
+
+log = structlog.stdlib.get_logger("app.limits")
+
+_FAILURES = (TimeoutError, RedisError, OSError)
+
+
+class RedisLimiter:
+    """Falls back on what this worker counts itself while Redis is away."""
+
+    def __init__(self, url: str) -> None:
+        self._client: Any = make_redis(url)
+        self._line = _Line(self._client)
+        storage = _make_storage(self._client, self._line)
+        self._limiter = SlidingWindowCounterRateLimiter(storage)
+        self._own = MemoryLimiter()
+        self._refusals = Refusals()
+        self._rest_until = 0.0
+        self._is_degraded = False
+
+    async def take(self, draws: Sequence[Draw]) -> list[Standing]:
+        refused = self._refusals.find(draws)
+        if refused:
+            return refused
+        standings = await self._ask(draws)
+        if standings is None:
+            return await self._own.take([_without_common_counters(draw) for draw in draws])
+        self._refusals.note(draws, standings)
+        return standings
+
+    def find_refusals(self, draws: Sequence[Draw]) -> list[Standing]:
+        return self._refusals.find(draws)
+
+    async def close(self) -> None:
+        self._line.close()
+        await self._client.aclose()
+
+    async def _ask(self, draws: Sequence[Draw]) -> list[Standing] | None:
+        """None: Redis is away."""
+        now = time.monotonic()
+        if self._is_degraded:
+            if now < self._rest_until:
+                return None
+            # This caller tries; the others need not wait for the outcome.
+            self._rest_until = now + _REST_SECONDS
+        try:
+            standings = await asyncio.gather(*(draw_together(self._limiter, it) for it in draws))
+        except _FAILURES as error:
+            self._rest_until = time.monotonic() + _REST_SECONDS
+            if not self._is_degraded:  # one line an outage, not one a try
+                log.warning("limits_degraded", reason=type(error).__name__)
+            self._is_degraded = True
+            return None
+        if self._is_degraded:
+            self._is_degraded = False
+            log.info("limits_restored")
+        return list(standings)
+
+
+def _without_common_counters(draw: Draw) -> Draw:
+    if not draw.is_strict:
+        return draw
+    limit = max(1, draw.quota.limit // _STRICT_SHARE)
+    return replace(draw, quota=replace(draw.quota, limit=limit), cost=min(draw.cost, limit))
+
+
+def _make_storage(client: Any, line: "_Line") -> RedisStorage:
+    """The library's, whose scripts we send ourselves: it would make a round trip of each."""
+    storage = RedisStorage(
+        "redis://",  # where to go the pool knows
+        implementation="redispy",
+        key_prefix=_PREFIX,
+        connection_pool=client.connection_pool,
+    )
+    bridge = cast("Any", storage.bridge)
+    for name in ("lua_sliding_window", "lua_acquire_sliding_window"):
+        setattr(bridge, name, _Script(line, getattr(bridge, name)))
+    return storage
+
+
+class _Script:
+    """Called as the library calls its scripts."""
+
+    def __init__(self, line: "_Line", script: Any) -> None:
+        self._line = line
+        self._sha: str = script.sha
+        self.text: str = script.script
+
+    async def __call__(self, keys: Sequence[str], arguments: Sequence[object]) -> object:
+        call = _Call(self.text, self._sha, (*keys, *arguments), len(keys))
+        return await self._line.send(call)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    text: str
+    sha: str
+    arguments: tuple[object, ...]
+    key_count: int
+
+
+class _Line:
+    """One pipeline after the other, each with all calls that came meanwhile.
+
+    A caller who goes away leaves its call alone: nobody ever reads another's answer.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._waiting: list[tuple[_Call, asyncio.Future[object]]] = []
+        self._sender: asyncio.Task[None] | None = None
+
+    async def send(self, call: _Call) -> object:
+        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._waiting.append((call, answer))
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._send_waiting(), name="limits-send")
+        return await answer
+
+    def close(self) -> None:
+        """Whoever still waits is cancelled."""
+        if self._sender is not None:
+            self._sender.cancel()
+
+    async def _send_waiting(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:_MAX_CALLS], self._waiting[_MAX_CALLS:]
+                await self._send_batch(batch)
+        finally:
+            self._sender = None
+            for _, answer in self._waiting:
+                answer.cancel()
+            self._waiting.clear()
+
+    async def _send_batch(self, batch: Sequence[tuple[_Call, "asyncio.Future[object]"]]) -> None:
+        answers: Sequence[object] = [TimeoutError()] * len(batch)  # of a call that was cut short
+        try:
+            async with asyncio.timeout(_CALL_SECONDS):
+                answers = await self._execute([call for call, _ in batch])
+        except _FAILURES as error:
+            answers = [error] * len(batch)
+        finally:
+            self._hand_out(batch, answers)
+
+    def _hand_out(
+        self,
+        batch: Sequence[tuple[_Call, "asyncio.Future[object]"]],
+        answers: Sequence[object],
+    ) -> None:
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+    async def _execute(self, calls: Sequence[_Call]) -> list[object]:
+        answers = await self._execute_once(calls)
+        unknown = [place for place, it in enumerate(answers) if isinstance(it, NoScriptError)]
+        if not unknown:
+            return answers
+        # Redis was restarted or emptied: it has run none of these.
+        for text in {calls[place].text for place in unknown}:
+            await self._client.script_load(text)
+        again = await self._execute_once([calls[place] for place in unknown])
+        for place, answer in zip(unknown, again, strict=True):
+            answers[place] = answer
+        return answers
+
+    async def _execute_once(self, calls: Sequence[_Call]) -> list[object]:
+        pipeline = self._client.pipeline(transaction=False)
+        for call in calls:
+            pipeline.evalsha(call.sha, call.key_count, *call.arguments)
+        return list(await pipeline.execute(raise_on_error=False))

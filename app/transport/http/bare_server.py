@@ -1,0 +1,19 @@
+"""What a bare `uvicorn app.main:app` can still be given once it has loaded the app: our protocol, no Server header.
+
+uvicorn looks for its protocol class at each connection, and for its default headers each second.
+"""
+
+from uvicorn import Server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.transport.http.protocol import HttpProtocol
+
+
+def harden(server: Server, *, max_connections: int) -> None:
+    """Deadlines, the cap and the refusals of `python -m app`. Whoever chose another protocol keeps it."""
+    config = server.config
+    config.encoded_headers = [it for it in config.encoded_headers if it[0] != b"server"]
+    if config.http_protocol_class is HttpToolsProtocol:
+        config.http_protocol_class = HttpProtocol
+        if config.limit_concurrency is None:
+            config.limit_concurrency = max_connections
