@@ -48,8 +48,14 @@ async def verify_chain(db: Database, *, kept_head: str | None = None) -> Verdict
     """Walk the whole chain. `kept_head`: a hash, or `seq:hash`, from the log or wherever it was kept."""
     verdict = await _walk(db, kept_head)
     # Retention, which deletes rows while they are read, leaves a younger checkpoint: look again.
-    checkpoint = await db.read(lambda tx: read_link(tx, CHECKPOINT_NAME))
-    return verdict if checkpoint == verdict.checkpoint else await _walk(db, kept_head)
+    if await _read_checkpoint(db) != verdict.checkpoint:
+        verdict = await _walk(db, kept_head)
+    await _look_beyond(db, verdict)
+    return verdict
+
+
+async def _read_checkpoint(db: Database) -> Link:
+    return await db.read(lambda tx: read_link(tx, CHECKPOINT_NAME))
 
 
 async def _walk(db: Database, kept_head: str | None) -> Verdict:
@@ -67,7 +73,6 @@ async def _walk(db: Database, kept_head: str | None) -> Verdict:
         verdict.blame(
             f"The newest row is {last.seq}, but the chain went up to {head.seq}: its tail was cut off"
         )
-    await _look_beyond(db, verdict, head)
     if not seen.is_checkpoint_recorded:
         verdict.blame(
             f"Rows up to {checkpoint.seq} are gone, and no row of the chain says that retention"
@@ -124,7 +129,7 @@ def _check(verdict: Verdict, last: Link, row: Any) -> Link:
     return found
 
 
-async def _look_beyond(db: Database, verdict: Verdict, head: Link) -> None:
+async def _look_beyond(db: Database, verdict: Verdict) -> None:
     """Rows that claim a place which nobody gave them; the chain may have grown meanwhile."""
 
     async def work(tx: Tx) -> tuple[int, int]:
@@ -137,8 +142,8 @@ async def _look_beyond(db: Database, verdict: Verdict, head: Link) -> None:
         return newest or 0, now.seq
 
     newest, now = await db.read(work)
-    if newest > max(now, head.seq):
-        verdict.blame(f"Rows after {max(now, head.seq)} were put in from outside")
+    if newest > max(now, verdict.head.seq):
+        verdict.blame(f"Rows after {max(now, verdict.head.seq)} were put in from outside")
 
 
 def _judge_kept_head(verdict: Verdict, seen: _Seen) -> None:
