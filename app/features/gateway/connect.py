@@ -1,13 +1,12 @@
 """Who may open a socket."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from app.features.chats.access import find_membership
 from app.features.sessions.authenticate import CurrentSession, authenticate_socket
 from app.infra.database.tx import Tx
 from app.infra.services import Services
+from app.kernel.events import SecurityEvent
 from app.kernel.ids import MAX_ID, ChatId, UserId
 from app.kernel.problems import Kind, Problem
 from app.transport.websocket.close_codes import CloseCode
@@ -20,14 +19,6 @@ class Admission:
 
     session: CurrentSession
     chat_id: ChatId | None
-
-
-def is_origin_allowed(origin: str | None, host: str | None, allowed: Iterable[str]) -> bool:
-    """Pages of our own host, those that are listed, and clients that are no browser."""
-    if origin is None or origin in allowed:
-        return True
-    parts = urlsplit(origin)
-    return parts.scheme in {"http", "https"} and bool(host) and parts.netloc == host
 
 
 async def admit(
@@ -47,6 +38,8 @@ async def admit(
             return CloseCode.SERVICE_RESTART
         return CloseCode.NOT_SIGNED_IN
     if len(hub.of_user(session.user_id)) >= services.settings.websocket.max_sockets:
+        details = {"limit": "open_sockets"}
+        services.events.record(SecurityEvent("rate_limited", details=details))
         return CloseCode.TOO_MANY
     return Admission(session, chat_id)
 
