@@ -41,7 +41,9 @@ class Deployment:
     @property
     def openapi(self) -> OpenApi:
         if self._openapi is None:
-            answer = httpx.get(f"{self.nodes[0].base_url}/openapi.json", trust_env=False)
+            url = f"{self.nodes[0].base_url}/openapi.json"
+            # The first one is built, which takes seconds where others use the machine too.
+            answer = httpx.get(url, timeout=30, trust_env=False)
             self._openapi = OpenApi(answer.raise_for_status().json())
         return self._openapi
 
