@@ -5,7 +5,10 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
+# What a call ends with when Redis is away. uvloop has a RuntimeError for a line that was lost before it was used.
+REDIS_FAULTS = (RedisError, OSError, TimeoutError, RuntimeError)
 _CONNECT_SECONDS = 1.0
 _CALL_SECONDS = 1.0
 

@@ -9,9 +9,8 @@ from typing import Any
 import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from redis.exceptions import RedisError
 
-from app.infra.redis_client import make_redis
+from app.infra.redis_client import REDIS_FAULTS, make_redis
 
 _PREFIX = "messenger:bus:"
 _NONCE_BYTES = 12
@@ -94,7 +93,7 @@ class RedisBus:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 await self._send(batch)
-            except (RedisError, OSError, TimeoutError) as error:
+            except REDIS_FAULTS as error:
                 reason = type(error).__name__
                 await asyncio.sleep(_backoff(attempt))
             else:
@@ -116,7 +115,7 @@ class RedisBus:
             started = clock()
             try:
                 await self._listen(is_first=is_first)
-            except (RedisError, OSError, TimeoutError) as error:
+            except REDIS_FAULTS as error:
                 is_first = False
                 failures = 1 if clock() - started > _STABLE_SECONDS else failures + 1
                 if failures == 1:  # one line an outage, not one a try

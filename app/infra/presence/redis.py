@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import structlog
-from redis.exceptions import RedisError
 
 from app.infra.presence.memory import MemoryPresence
 from app.infra.presence.port import (
@@ -15,7 +14,7 @@ from app.infra.presence.port import (
     LEASE_SECONDS,
     Opened,
 )
-from app.infra.redis_client import make_redis
+from app.infra.redis_client import REDIS_FAULTS, make_redis
 from app.kernel.ids import UserId
 
 T = TypeVar("T")
@@ -251,7 +250,7 @@ class RedisPresence:
             return otherwise
         try:
             answer = await call
-        except (TimeoutError, RedisError, OSError) as error:
+        except REDIS_FAULTS as error:
             self._rest_until = time.monotonic() + _REST_SECONDS
             self._has_missed_sweeps = True
             if not self._is_degraded:  # one line an outage, not one a try
