@@ -113,7 +113,8 @@ class RedisBus:
         failures = 0
         is_first = True
         clock = asyncio.get_running_loop().time
-        while True:
+        # Not left to the cancelling alone: `wait_for` of Python 3.11 loses one that comes with an answer.
+        while not self._is_stopping:
             started = clock()
             try:
                 await self._listen(is_first=is_first)
@@ -138,7 +139,7 @@ class RedisBus:
                     handler()
             # Not counted in seconds: while the worker stood still it did not listen, and what came waits.
             silences = 0
-            while True:
+            while not self._is_stopping:
                 message = await pubsub.get_message(timeout=_LISTEN_SECONDS)
                 if message is not None:
                     silences = 0
