@@ -12,6 +12,7 @@ from app.admin.env_example import render_env_example
 from app.admin.keys import keys
 from app.admin.opened import admin_act, faults_told, open_for_admin
 from app.admin.problem_list import render_problem_list
+from app.admin.sessions import sessions
 from app.features.audit.record import record
 from app.features.updates.epoch import renew_epoch
 from app.infra.database.tx import Tx
@@ -23,6 +24,7 @@ _errors = Console(highlight=False, stderr=True)
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 cli.add_typer(audit, name="audit")
 cli.add_typer(keys, name="keys")
+cli.add_typer(sessions, name="sessions")
 
 
 @cli.command("check")

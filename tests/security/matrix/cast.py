@@ -1,6 +1,5 @@
 """The people and chats of the matrix. A scene is one chat with somebody in every role."""
 
-import asyncio
 import secrets
 from dataclasses import dataclass, field, replace
 
@@ -91,13 +90,12 @@ class Scene:
 
 async def make_cast(backend: Backend) -> Cast:
     names = ("stranger", *MEMBERS, "owner", "target", "guest", "hermit", "pest")
-    signed = await asyncio.gather(
-        *(
-            backend.sign_up(first_name=name.title().replace("_", " "), last_name=f"{name}son")
-            for name in names
+    people = {
+        name: await backend.sign_up(
+            first_name=name.title().replace("_", " "), last_name=f"{name}son"
         )
-    )
-    people = dict(zip(names, signed, strict=True))
+        for name in names
+    }
     target, guest, hermit, pest = (people.pop(n) for n in ("target", "guest", "hermit", "pest"))
     owner = people["owner"]
     await owner.put(f"/users/blocked/{people['blocked'].id}", expect=200)

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from app.features.chats.access import (
     CHAT_COLUMNS,
@@ -17,6 +17,7 @@ from app.features.chats.access import (
     load_chat_memberships,
     load_memberships,
     make_pair_key,
+    of_pairs,
     parse_pair_key,
     require,
 )
@@ -34,6 +35,7 @@ from app.features.chats.policy import (
     Permission,
     Role,
 )
+from app.infra.database.key_lists import key_parameters
 from app.infra.database.tx import Tx
 from app.kernel.ids import ChatId, UserId
 from tests.support.clubs import Club
@@ -121,6 +123,21 @@ async def test_many_memberships_are_those_asked_for_and_no_others(club: Club) ->
     assert (member.user_id, member.chat.id) == (bruno, one)
 
 
+async def test_a_list_of_pairs_finds_exactly_those_rows(club: Club) -> None:
+    """The join itself; the statements of the slice are built from it once, at import."""
+    anna, bruno, clara = await club.town.settle_many(3)
+    one, other = await club.group(anna, bruno, clara), await club.group(bruno, anna)
+
+    async def work(tx: Tx) -> list[tuple[int, int]]:
+        rows = select(ParticipantRow.chat_id, ParticipantRow.user_id)
+        wanted = [(one, anna), (other, bruno), (other, clara), (NEVER, anna)]
+        statement = of_pairs(tx.dialect, rows)
+        found = await tx.all(statement, key_parameters(tx.dialect, wanted))
+        return [(row.chat_id, row.user_id) for row in found]
+
+    assert sorted(await ask(club, work)) == sorted([(one, anna), (other, bruno)])
+
+
 async def test_a_restriction_is_judged_at_the_moment_of_asking(club: Club) -> None:
     anna, bruno = await club.town.settle_many(2)
     chat_id = await club.group(anna, bruno)
@@ -129,6 +146,9 @@ async def test_a_restriction_is_judged_at_the_moment_of_asking(club: Club) -> No
     during = await club.membership(bruno, chat_id)
     assert during is not None
     assert (during.role, during.rights) == (Role.RESTRICTED, Permission.SEND_MEDIA)
+    assert await ask(club, lambda tx: load_memberships(tx, [(bruno, chat_id)])) == {
+        (bruno, chat_id): during
+    }
     assert during.restricted_until == until
     club.clock.moment = until
     after = await club.membership(bruno, chat_id)

@@ -244,6 +244,75 @@ def test_an_admin_may_step_down_and_an_owner_may_not() -> None:
     assert not policy.may_demote(BANNER, EDITOR)
 
 
+@pytest.mark.parametrize(
+    ("actor", "below"),
+    [
+        ("owner", "full promoter banner editor plain muted gone banned"),
+        ("full", "promoter banner editor plain muted gone banned"),
+        ("promoter", "banner plain muted gone banned"),
+        ("banner", "plain muted gone banned"),
+        ("editor", "plain muted gone banned"),
+        ("plain", ""),
+        ("muted", ""),
+        ("gone", ""),
+        ("banned", ""),
+    ],
+)
+def test_who_stands_above_whom(actor: str, below: str) -> None:
+    found = {n for n, target in EVERYBODY.items() if policy.outranks(EVERYBODY[actor], target)}
+    assert found == set(below.split())
+
+
+WRITER = member(Role.ADMIN, "ban_members", chat_permissions="", user_id=19)
+
+
+@pytest.mark.parametrize(
+    ("actor", "target", "granted", "allowed"),
+    [
+        (OWNER, PLAIN, "", True),
+        (OWNER, PLAIN, "send_messages change_info", True),
+        (OWNER, GONE, "", False),
+        (OWNER, BANNED, "", False),
+        (OWNER, OWNER, "", False),
+        (BANNER, PLAIN, "", True),
+        (BANNER, MUTED, "send_messages", True),
+        # What the banner does not have himself.
+        (BANNER, PLAIN, "change_info", False),
+        (BANNER, EDITOR, "", False),
+        (BANNER, GONE, "", False),
+        (EDITOR, PLAIN, "", False),
+        (PLAIN, MUTED, "", False),
+        (WRITER, PLAIN, "send_messages send_media", True),
+        (WRITER, PLAIN, "pin_messages", False),
+        (member(Role.OWNER, chat_type=ChatType.CHANNEL, user_id=10), PLAIN, "", False),
+        (member(Role.OWNER, chat_type=ChatType.CHANNEL, user_id=10), GONE, "", False),
+    ],
+)
+def test_who_may_restrict_whom_to_what(
+    actor: Membership, target: Membership, granted: str, allowed: bool
+) -> None:
+    assert policy.may_restrict(actor, target, granted=rights(granted)) is allowed
+
+
+@pytest.mark.parametrize(
+    ("actor", "given"),
+    [
+        (OWNER, ALL_OF_A_GROUP.replace(" promote_members", "")),
+        (BANNER, "send_messages send_media ban_members"),
+        (PROMOTER, "send_messages send_media ban_members"),
+        (PLAIN, "send_messages"),
+        (
+            member(Role.OWNER, chat_type=ChatType.CHANNEL),
+            ALL_OF_A_CHANNEL.replace(" promote_members", ""),
+        ),
+    ],
+)
+def test_a_new_admin_gets_what_the_promoter_has_but_promoting(
+    actor: Membership, given: str
+) -> None:
+    assert policy.default_admin_rights(actor) == rights(given)
+
+
 def test_admins_of_equal_rights_leave_each_other_alone() -> None:
     twin = member(Role.ADMIN, "promote_members ban_members", user_id=99)
     assert not policy.outranks(PROMOTER, twin)

@@ -1,6 +1,7 @@
 """What higher slices are told about people."""
 
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import pytest
@@ -9,6 +10,7 @@ from sqlalchemy import update
 from app.features.users.access import (
     find_existing,
     is_blocked,
+    is_newcomer,
     load_privacy,
     may_add_to_groups,
     may_call,
@@ -94,3 +96,17 @@ async def test_the_choices_of_many_are_read_at_once(town: Town) -> None:
     assert choices == {anna: Privacy(), bruno: Privacy(phone=Audience.NOBODY)}
     crowd = [UserId(10_000_000 + number) for number in range(25_000)]
     assert await ask(town, lambda tx: find_existing(tx, [*crowd, anna, bruno])) == {anna, bruno}
+
+
+async def test_an_account_is_new_for_a_while(town: Town) -> None:
+    anna, day = await town.settle(), timedelta(days=1)
+    assert await ask(town, lambda tx: is_newcomer(tx, anna, newer_than=day))
+    town.clock.advance(seconds=86_399)
+    assert await ask(town, lambda tx: is_newcomer(tx, anna, newer_than=day))
+    town.clock.advance(seconds=1)
+    assert not await ask(town, lambda tx: is_newcomer(tx, anna, newer_than=day))
+    # Somebody who is not there is trusted no more than somebody new.
+    assert await ask(town, lambda tx: is_newcomer(tx, NEVER, newer_than=day))
+    bruno = await town.settle()
+    assert await ask(town, lambda tx: is_newcomer(tx, bruno, newer_than=day))
+    assert not await ask(town, lambda tx: is_newcomer(tx, anna, newer_than=day))
