@@ -1,5 +1,6 @@
 """`python -m app`: the launcher for production, uvicorn with what a messenger needs and bare uvicorn lacks."""
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -11,9 +12,9 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from app.bootstrap import list_start_faults
 from app.infra.supervisor import mark_launched
-from app.settings import Settings, SettingsError, load_settings
+from app.settings import Settings
+from app.start_checks import read_and_ask
 from app.transport.http.protocol import HttpProtocol
 from app.transport.stopping import GRACEFUL_SECONDS, end_by
 from app.transport.websocket.frames import MAX_FRAME_BYTES
@@ -31,11 +32,7 @@ def main() -> int:
     Returns:
         The exit status: 1 if the settings refuse the start.
     """
-    try:
-        settings = load_settings()
-    except SettingsError as error:
-        return refuse(error.faults)
-    faults = list_start_faults(settings)
+    settings, faults = asyncio.run(read_and_ask())
     if faults:
         return refuse(faults)
     # uvicorn stops gracefully and then raises the signal again; a stop in order ends with status 0.

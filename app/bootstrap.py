@@ -30,10 +30,10 @@ from app.infra.cipher.keyring import Keyring, open_keyring
 from app.infra.cipher.places import Kind
 from app.infra.cipher.stored_forms import note_forms
 from app.infra.database.database import Database, open_database
-from app.infra.database.durability import require_durability
 from app.infra.database.errors import CONNECT_ERRORS
 from app.infra.database.migrate import migrate
 from app.infra.database.process_lock import ProcessLock, SecondProcessError
+from app.infra.database.soundness import list_database_faults
 from app.infra.database.tx import Tx
 from app.infra.limits.memory import MemoryLimiter
 from app.infra.limits.port import Limiter
@@ -52,24 +52,24 @@ from app.kernel.cursors import CursorCodec
 from app.kernel.events import EventSink, SecurityEvent
 from app.kernel.problems import Unavailable
 from app.kernel.rules import Rules
-from app.settings import SecretSettings, Settings, SettingsError, load_settings
+from app.settings import SecretSettings, Settings, SettingsError
+from app.start_checks import LEAST_ROUNDS, read_settings
 from app.transport.feature import Job
 from app.transport.http.bare_server import harden
-from app.transport.http.health import health_router
+from app.transport.http.cors import CorsMiddleware
+from app.transport.http.health import CHECK_SECONDS, health_router
 from app.transport.http.middleware import install_edge
 from app.transport.http.pages import install_pages
 from app.transport.http.problems import install_problem_handlers
 from app.transport.http.security_headers import SecurityHeadersMiddleware
 from app.transport.jobs import JobRunner
+from app.transport.openings import OpeningsMiddleware
 from app.transport.stopping import CLOSING_SECONDS, Stop, find_server
 from app.transport.websocket.asyncapi import install_asyncapi
 
 VERSION = "0.1.0"
 API_PREFIX = "/api/v1"
 _LAUNCHER_ADDS = "faster sockets, no deflate, no belief in proxy headers"
-_LEAST_ROUNDS = 600_000
-_LEAST_CODE_ROUNDS = 10
-_LEAST_PASSWORD_ROUNDS = 12
 
 log = structlog.stdlib.get_logger("app.start")
 
@@ -79,12 +79,11 @@ def create_app() -> ASGIApp:
 
     A worker that dies at import would be started again for ever.
     """
-    try:
-        settings = load_settings()
-    except SettingsError as error:
-        return StartGuard(None, error.faults)
+    settings, faults = read_settings()
+    if faults:
+        return StartGuard(None, settings, faults)
     write_log_at_once = configure_logging(settings.log)
-    return StartGuard(build_app(settings), list_start_faults(settings), write_log_at_once)
+    return StartGuard(build_app(settings), settings, [], write_log_at_once)
 
 
 class StartGuard:
@@ -93,11 +92,13 @@ class StartGuard:
     def __init__(
         self,
         app: FastAPI | None,
+        settings: Settings,
         faults: Sequence[str],
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_stop` is called when the server begins to stop."""
         self._app = app
+        self._settings = settings
         self._faults = list(faults)
         self._on_stop = on_stop
 
@@ -106,14 +107,18 @@ class StartGuard:
             if self._app is not None:
                 await self._app(scope, receive, send)
             return
-        if self._faults or self._app is None:
-            await receive()
-            await _refuse("\n".join(self._faults), send)
+        await receive()
+        try:
+            faults = [*self._faults, *await list_database_faults(self._settings)]
+        except Exception:  # an edge, as below
+            log.exception("start_failed")
+            faults = [*self._faults, "The start failed, the log says why"]
+        if faults or self._app is None:
+            await _refuse("\n".join(faults), send)
             return
         await self._run(self._app, receive, send)
 
     async def _run(self, app: FastAPI, receive: Receive, send: Send) -> None:
-        await receive()
         context = run_server(app)
         try:
             await context.__aenter__()
@@ -153,59 +158,6 @@ async def _refuse(message: str, send: Send) -> None:
     fail_supervisor()
 
 
-def list_start_faults(settings: Settings) -> list[str]:
-    """Everything that refuses this start, one sentence each, naming its variable; empty: it may start."""
-    faults: list[str] = []
-    if settings.server.workers > 1:
-        if settings.database.type == "sqlite":
-            faults.append(
-                "WORKERS: SQLite serves one process; set DATABASE_TYPE=postgresql and USE_REDIS=true"
-            )
-        elif not settings.redis.use:
-            faults.append("WORKERS: several workers need Redis; set USE_REDIS=true and REDIS_URL")
-    faults += _list_sms_faults(settings)
-    if settings.is_production:
-        faults += _list_production_faults(settings)
-    return faults
-
-
-def _list_sms_faults(settings: Settings) -> list[str]:
-    sms = settings.sms
-    needed: dict[str, object] = {}
-    if sms.provider == "twilio":
-        needed = {
-            "TWILIO_ACCOUNT_SID": sms.twilio_account_sid,
-            "TWILIO_AUTH_TOKEN": sms.twilio_auth_token,
-            "TWILIO_FROM": sms.twilio_from,
-        }
-    elif sms.provider == "http":
-        needed = {"SMS_HTTP_URL": sms.http_url}
-    return [
-        f"{name}: SMS_PROVIDER={sms.provider} needs it"
-        for name, value in needed.items()
-        if not value
-    ]
-
-
-def _list_production_faults(settings: Settings) -> list[str]:
-    faults: list[str] = []
-    try:
-        load_secrets(settings)
-    except SettingsError as error:
-        faults += error.faults
-    if settings.sms.provider in {"console", "file"}:
-        faults.append(
-            f"SMS_PROVIDER: {settings.sms.provider} is for development; use twilio or http in production"
-        )
-    if settings.secrets.pbkdf2_rounds < _LEAST_ROUNDS:
-        faults.append(f"PBKDF2_ROUNDS: production needs {_LEAST_ROUNDS} or more")
-    if settings.sms.code_hash_rounds < _LEAST_CODE_ROUNDS:
-        faults.append(f"CODE_HASH_ROUNDS: production needs {_LEAST_CODE_ROUNDS} or more")
-    if settings.two_step.hash_rounds < _LEAST_PASSWORD_ROUNDS:
-        faults.append(f"TWO_STEP_HASH_ROUNDS: production needs {_LEAST_PASSWORD_ROUNDS} or more")
-    return faults
-
-
 def build_app(settings: Settings) -> FastAPI:
     """Routes, pages and the edge; everything that connects comes in `run_server`."""
     app = FastAPI(
@@ -235,10 +187,18 @@ def build_app(settings: Settings) -> FastAPI:
         trusted_proxies=settings.server.trusted_proxies,
         max_body_size=settings.server.max_body_size,
     )
+    if settings.browser.cors_origins:
+        app.add_middleware(
+            CorsMiddleware,
+            origins=settings.browser.cors_origins,
+            trusted_proxies=settings.server.trusted_proxies,
+        )
     if settings.server.enable_security_headers:
         app.add_middleware(
             SecurityHeadersMiddleware, trusted_proxies=settings.server.trusted_proxies
         )
+    # In front of all: a crowd must not even be looked at all at once.
+    app.add_middleware(OpeningsMiddleware, paths=[f"{API_PREFIX}/auth/ws-ticket"])
     return app
 
 
@@ -249,8 +209,6 @@ async def run_server(app: FastAPI) -> AsyncGenerator[None]:
     disable_core_dumps()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(ProcessLock(settings, on_lost=stop_server))
-        if settings.is_production:
-            await require_durability(settings)
         secrets, kek = await prove_keys(settings)
         await migrate(settings)
         services = await open_services(settings, secrets, stack, kek=kek)
@@ -309,7 +267,7 @@ async def open_services(
         rounds=settings.secrets.pbkdf2_rounds,
         personal=settings.secrets.encrypt_personal_data,
         messages=settings.secrets.encrypt_messages,
-        least_rounds=_LEAST_ROUNDS if settings.is_production else 1,
+        least_rounds=LEAST_ROUNDS if settings.is_production else 1,
         kek=kek,
     )
     index = await open_blind_index(db, secrets.index_key, secrets.index_key_new)
@@ -372,7 +330,8 @@ async def _note_forms(db: Database, wanted: SecretSettings) -> None:
 
 def _record_invalid(events: EventSink, table: str, column: str, row: int | str) -> None:
     details = {"table": table, "column": column, "row": row}
-    events.record(SecurityEvent("ciphertext_invalid", details=details))
+    place = f"{table}.{column}:{row}"
+    events.record(SecurityEvent("ciphertext_invalid", details=details, subject=place))
 
 
 async def _watch_keys(services: Services) -> None:
@@ -411,4 +370,4 @@ async def _check_database(app: FastAPI) -> None:
     async def work(tx: Tx) -> None:
         await tx.execute(text("SELECT 1"))
 
-    await db.read(work)
+    await db.read(work, timeout_seconds=CHECK_SECONDS)

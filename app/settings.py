@@ -3,6 +3,7 @@
 Every field is one environment variable, named by its alias; `env.example` is generated from here.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -22,9 +23,11 @@ class Environment(StrEnum):
 class SettingsError(Exception):
     """The configuration is wrong; one sentence for each fault, each naming its variable."""
 
-    def __init__(self, faults: list[str]) -> None:
+    def __init__(self, faults: list[str], *, rest: "Settings | None" = None) -> None:
+        """`rest`: the settings with defaults in the place of what cannot be read."""
         super().__init__("\n".join(faults))
         self.faults = faults
+        self.rest = rest
 
 
 class Group(BaseSettings):
@@ -43,6 +46,19 @@ class Group(BaseSettings):
 def _split_list(value: str) -> list[str]:
     """`a, b` -> `["a", "b"]`: lists are written with commas."""
     return [part.strip() for part in value.split(",") if part.strip()]
+
+
+_ORIGIN = re.compile(
+    r"https?://(?:[a-z0-9](?:[a-z0-9.-]{0,253}[a-z0-9])?|\[[0-9a-f:.]{2,45}\])(?::[1-9][0-9]{0,4})?"
+)
+
+
+def require_origins(origins: list[str]) -> list[str]:
+    """Exact origins, written as browsers write them; whatever else stands there would never match, or match all."""
+    if not all(_ORIGIN.fullmatch(origin) for origin in origins):
+        msg = "each must be like https://app.example.org: no *, no null, no path, lower case"
+        raise ValueError(msg)
+    return origins
 
 
 class ServerSettings(Group):
@@ -127,6 +143,12 @@ class DatabaseSettings(Group):
         le=200,
         description="Connections of one worker to PostgreSQL.",
     )
+    allow_plaintext: bool = Field(
+        default=False,
+        alias="DATABASE_ALLOW_PLAINTEXT",
+        description="Production takes a line to PostgreSQL on another machine without TLS: only where the"
+        " network is private.",
+    )
 
     @model_validator(mode="after")
     def _url_fits_type(self) -> "DatabaseSettings":
@@ -156,6 +178,12 @@ class RedisSettings(Group):
         SecretStr("redis://localhost:6379/0"),
         alias="REDIS_URL",
         description="Address of Redis.",
+    )
+    allow_plaintext: bool = Field(
+        default=False,
+        alias="REDIS_ALLOW_PLAINTEXT",
+        description="Production takes a line to Redis on another machine without TLS: only where the network"
+        " is private.",
     )
 
 
@@ -239,7 +267,7 @@ class SmsSettings(Group):
         description="console (prints it), file (VAR_DIR/sms.jsonl), twilio or http (production: one of these).",
     )
     timeout_seconds: float = Field(
-        8.0,
+        4.0,
         alias="SMS_TIMEOUT",
         gt=0,
         le=30,
@@ -419,6 +447,37 @@ class WebSocketSettings(Group):
     @classmethod
     def _parse_origins(cls, value: object) -> object:
         return _split_list(value) if isinstance(value, str) else value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        return require_origins(value)
+
+
+class BrowserSettings(Group):
+    """Pages in browsers that use the API."""
+
+    cors_origins: Annotated[list[str], NoDecode] = Field(
+        default_factory=list[str],
+        alias="CORS_ORIGINS",
+        description="Origins, with commas, whose pages may use the API and open sockets beside our own;"
+        " empty: none. Never *.",
+    )
+    csrf_protection: bool = Field(
+        default=True,
+        alias="ENABLE_CSRF_PROTECTION",
+        description="Ask calls that a cookie signs in for the page's origin and a CSRF token.",
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _parse_origins(cls, value: object) -> object:
+        return _split_list(value) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        return require_origins(value)
 
 
 class PeopleSettings(Group):
@@ -600,6 +659,7 @@ class Settings:
     tokens: TokenSettings
     two_step: TwoStepSettings
     websocket: WebSocketSettings
+    browser: BrowserSettings
     people: PeopleSettings
     limits: LimitSettings
     updates: UpdateSettings
@@ -621,7 +681,9 @@ class Settings:
         if self.database.type == "sqlite":
             return f"sqlite:///{quote(str(self.sqlite_path))}"
         url = self.database.url.get_secret_value() if self.database.url else ""
-        return "postgresql+asyncpg://" + url.partition("://")[2]
+        # asyncpg's word for what everybody else calls sslmode.
+        rest = re.sub(r"(?<=[?&])sslmode=", "ssl=", url.partition("://")[2])
+        return "postgresql+asyncpg://" + rest
 
 
 GROUPS: dict[str, type[Group]] = {
@@ -633,6 +695,7 @@ GROUPS: dict[str, type[Group]] = {
     "tokens": TokenSettings,
     "two_step": TwoStepSettings,
     "websocket": WebSocketSettings,
+    "browser": BrowserSettings,
     "people": PeopleSettings,
     "limits": LimitSettings,
     "updates": UpdateSettings,
@@ -655,9 +718,25 @@ def load_settings(env_file: Path | None = Path(".env")) -> Settings:
             groups[name] = group(_env_file=env_file)  # pyright: ignore[reportCallIssue] - pydantic-settings takes it
         except ValidationError as error:
             faults.extend(_sentences(group, error))
+            groups[name] = _readable_rest(group, error, env_file)
+    settings = Settings(**groups)
     if faults:
-        raise SettingsError(faults)
-    return Settings(**groups)
+        raise SettingsError(faults, rest=settings)
+    return settings
+
+
+def _readable_rest(group: type[Group], error: ValidationError, env_file: Path | None) -> Group:
+    """The group with the defaults of the fields that are wrong; all of them, if none is named."""
+    named = {str(fault["loc"][0]) for fault in error.errors(include_input=False) if fault["loc"]}
+    defaults: dict[str, Any] = {
+        str(field.alias): field.get_default(call_default_factory=True)
+        for name, field in group.model_fields.items()
+        if field.alias in named or name in named
+    }
+    try:
+        return group(_env_file=env_file, **defaults)  # pyright: ignore[reportCallIssue] - see above
+    except ValidationError:
+        return group.model_construct()
 
 
 def _sentences(group: type[Group], error: ValidationError) -> list[str]:

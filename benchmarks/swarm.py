@@ -20,7 +20,7 @@ import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import orjson
 import uvloop
@@ -74,6 +74,7 @@ class Device:
         self.transport: WSTransport | None = None
         self._arrival: asyncio.Future[None] | None = None
         self._fetching: asyncio.Task[None] | None = None
+        self._free: list[Http] = []
         self.hello_at = 0
         self.whole_at = 0
         self.user_id = 0
@@ -97,19 +98,26 @@ class Device:
             pause = min(2 * pause, _BACKOFF_MOST)
 
     def cut(self) -> None:
-        """End the connection without a word."""
+        """End all connections without a word."""
+        while self._free:
+            self._free.pop().close()
         if self.transport is not None:
             self.transport.underlying_transport.abort()
             self.transport = None
 
     async def call(self, method: str, path: str, body: object) -> Any:
-        """A request on a connection of its own.
+        """A request over a kept connection that is free, else over a new one.
 
         Raises:
             OSError: no answer, or one that is a fault of the server.
         """
-        address = (self.host, self.port)
-        status, answer = await request(address, method, path, body, token=self.token)
+        http = self._free.pop() if self._free else await Http.open((self.host, self.port))
+        try:
+            status, answer = await http.ask(method, path, body, token=self.token)
+        except BaseException:
+            http.close()
+            raise
+        self._free.append(http)
         self.tally.statuses[status] += 1
         if status >= 300:
             raise ConnectionRefusedError(status)
@@ -214,24 +222,44 @@ class Wire(WSListener):
             transport.disconnect()
 
 
+class Http:
+    """A kept-alive connection; one request at a time."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, address: tuple[str, int]) -> Self:
+        return cls(*await asyncio.open_connection(*address))
+
+    async def ask(
+        self, method: str, path: str, body: object, *, token: str | None = None
+    ) -> tuple[int, Any]:
+        """Status and parsed body."""
+        payload = orjson.dumps(body)
+        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+        head = f"{method} {API}{path} HTTP/1.1\r\nHost: swarm\r\n{authorization}"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
+        self._writer.write(head.encode() + payload)
+        answer = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        sizes = [line for line in answer.split(b"\r\n") if line.startswith(b"content-length:")]
+        content = await self._reader.readexactly(int(sizes[0].partition(b":")[2])) if sizes else b""
+        return int(answer.split(b" ", 2)[1]), orjson.loads(content) if content else None
+
+    def close(self) -> None:
+        self._writer.close()
+
+
 async def request(
     address: tuple[str, int], method: str, path: str, body: object, *, token: str | None = None
 ) -> tuple[int, Any]:
-    """Status and parsed body."""
-    host, port = address
-    reader, writer = await asyncio.open_connection(host, port)
+    """As `Http.ask`, on a connection of its own."""
+    http = await Http.open(address)
     try:
-        payload = orjson.dumps(body)
-        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
-        head = f"{method} {API}{path} HTTP/1.1\r\nHost: {host}\r\n{authorization}"
-        head += f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n"
-        writer.write(head.encode() + b"Connection: close\r\n\r\n" + payload)
-        start, _, answer = (await reader.read()).partition(b"\r\n\r\n")
-        if not start:
-            raise ConnectionResetError
-        return int(start.split(b" ", 2)[1]), orjson.loads(answer) if answer else None
+        return await http.ask(method, path, body, token=token)
     finally:
-        writer.close()
+        http.close()
 
 
 class Swarm:

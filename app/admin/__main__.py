@@ -1,6 +1,8 @@
 """`python -m app.admin`: what an operator does beside the running server."""
 
 import asyncio
+import json
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -8,12 +10,12 @@ from rich.console import Console
 from app.admin.env_example import render_env_example
 from app.admin.keys import keys
 from app.admin.problem_list import render_problem_list
-from app.bootstrap import list_start_faults
 from app.features.updates.epoch import renew_epoch
 from app.infra.database.database import open_database
 from app.infra.database.migrate import migrate
 from app.kernel.clock import SystemClock
 from app.settings import Settings, SettingsError, load_settings
+from app.start_checks import read_and_ask
 
 _console = Console(highlight=False)
 _errors = Console(highlight=False, stderr=True)
@@ -22,14 +24,24 @@ cli.add_typer(keys, name="keys")
 
 
 @cli.command("check")
-def check() -> None:
-    """List everything that would refuse the start; status 1 if there is anything."""
-    faults = list_start_faults(_load())
-    for fault in faults:
-        _errors.print(fault, markup=False)
+def check(*, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """List everything that would refuse the start, or say "ok"; status 1 if there is anything.
+
+    Asks the database too; a server may run meanwhile.
+    """
+    _, faults = asyncio.run(read_and_ask())
+    if as_json:
+        listed = [dict(zip(("variable", "fault"), _split(fault), strict=True)) for fault in faults]
+        typer.echo(json.dumps({"ok": not faults, "faults": listed}))
+    else:
+        typer.echo("\n".join(faults) or "ok")
     if faults:
         raise typer.Exit(1)
-    _console.print("The settings are fine.")
+
+
+def _split(fault: str) -> tuple[str, str]:
+    variable, _, sentence = fault.partition(": ")
+    return variable, sentence
 
 
 @cli.command("env-example")

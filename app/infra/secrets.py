@@ -8,6 +8,7 @@ import os
 import resource
 import secrets
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,12 @@ from app.settings import Settings, SettingsError
 
 _LEAST_BYTES = 32
 _LEAST_DISTINCT = 10
-_EXAMPLES = ("change", "example", "secret", "password", "replace")
+# A text that only counts up, or walks along a keyboard, has few different steps between its letters.
+_LEAST_STEPS = 8
+_EXAMPLES = ("change", "example", "secret", "password", "replace", "default", "insecure")
+_WELL_KNOWN = frozenset(
+    {"admin", "changeme", "messenger", "postgres", "postgresql", "redis", "root", "test", "user"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +204,21 @@ def _generate(path: Path) -> None:
         os.close(directory)
 
 
+def is_well_known(password: str) -> bool:
+    """One that stands in examples and in every list of passwords to try."""
+    text = password.lower()
+    return text in _WELL_KNOWN or any(word in text for word in _EXAMPLES) or text.isdecimal()
+
+
 def _is_weak(key: bytes) -> bool:
+    """Short, an example, or so regular that nobody drew it at random."""
     text = key.decode(errors="replace").lower()
-    is_example = any(word in text for word in _EXAMPLES)
-    return len(key) < _LEAST_BYTES or len(set(key)) < _LEAST_DISTINCT or is_example
+    if len(key) < _LEAST_BYTES or any(word in text for word in _EXAMPLES):
+        return True
+    steps = {second - first for first, second in pairwise(key)}
+    return len(set(key)) < _LEAST_DISTINCT or len(steps) < _LEAST_STEPS or _is_periodic(key)
+
+
+def _is_periodic(key: bytes) -> bool:
+    """The same few letters over and over: its first half says all."""
+    return any(key[period:] == key[:-period] for period in range(1, len(key) // 2 + 1))

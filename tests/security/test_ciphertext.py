@@ -85,7 +85,7 @@ async def test_a_message_that_was_copied_over_another_shows_as_deleted(backend: 
     anna, bruno = await backend.people(2)
     chat = await anna.private_chat(bruno)
     first, second, third = [await anna.say(chat, text) for text in ("one", "two", "three")]
-    reply = await bruno.say(chat, "reply", reply_to_id=second["id"])
+    reply = await bruno.say(chat, "reply", reply_to_message_id=second["id"])
     await copy_value(backend, "messages", "body", source=first["id"], to=second["id"])
 
     assert await texts_of(bruno, chat) == {

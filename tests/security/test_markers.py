@@ -16,7 +16,7 @@ from tests.conftest import BACKENDS
 from tests.contract.test_privacy_of_logs import listen
 from tests.support import missing
 from tests.support.people import Backend, Deployment, Person
-from tests.support.postgres import run_postgres_process
+from tests.support.postgres import Postgres, run_postgres_process
 from tests.support.redis_server import run_redis
 from tests.support.rows import dump
 from tests.support.servers import Server
@@ -85,6 +85,7 @@ async def open_place(
                     details["redis_url"] = stack.enter_context(run_redis())
                 except missing.Missing as reason:
                     missing.skip("PostgreSQL with Redis", str(reason))
+                Postgres(cluster.url)  # waits until it lets us in
                 await log_all_statements(cluster.url)
                 details["database_url"] = cluster.url
                 files = [cluster._directory]

@@ -5,15 +5,9 @@ from pathlib import Path
 import pytest
 
 from app.admin.env_example import render_env_example
-from app.bootstrap import list_start_faults
 from app.settings import GROUPS, SettingsError, load_settings
+from app.start_checks import list_setting_faults
 from tests.support.servers import ROOT
-
-STRONG = {
-    "SECRET_KEY": "lO5XLUxcT5dfzzqPOxruywNuQL9isiYcfwtTRZrXGJX6c_TD",
-    "MASTER_KEY": "RBwji5xSCLaJaJKJGtZDftOklmTT9ijBwETjmuJq5wdvPC3a",
-    "INDEX_KEY": "NwIaXuyqcUqgdJivF349qK4odhCL_KcERy8lV6H4Z4zwnAKx",
-}
 
 
 @pytest.fixture(autouse=True)
@@ -108,22 +102,5 @@ def test_what_cannot_run_is_refused_with_its_variable(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    faults = list_start_faults(load_settings())
+    faults = list_setting_faults(load_settings())
     assert [fault.split(":")[0] for fault in faults] == [variable]
-
-
-def test_production_lists_everything_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENVIRONMENT", "production")
-    monkeypatch.setenv("PBKDF2_ROUNDS", "1000")
-    monkeypatch.setenv("CODE_HASH_ROUNDS", "4")
-    monkeypatch.setenv("SECRET_KEY", "short")
-    named = {fault.split(":")[0] for fault in list_start_faults(load_settings())}
-    expected = {"SECRET_KEY", "MASTER_KEY", "INDEX_KEY", "SMS_PROVIDER", "PBKDF2_ROUNDS"}
-    assert named == expected | {"CODE_HASH_ROUNDS"}
-
-
-def test_a_sound_production_configuration_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {**STRONG, "ENVIRONMENT": "production", "SMS_PROVIDER": "http"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("SMS_HTTP_URL", "https://gateway.invalid/send")
-    assert list_start_faults(load_settings()) == []

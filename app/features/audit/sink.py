@@ -36,6 +36,8 @@ _BATCH: Final = 500
 log = structlog.stdlib.get_logger("app.security")
 
 Key = tuple[str, str]
+# A damaged place is what is told, not whoever came upon it.
+TOLD_BY_SUBJECT = frozenset({"ciphertext_invalid"})
 
 
 @dataclass(slots=True)
@@ -149,6 +151,8 @@ class AuditSink:
 
 
 def _key(event: SecurityEvent) -> Key:
+    if event.name in TOLD_BY_SUBJECT and event.subject is not None:
+        return event.name, event.subject
     if event.user_id is not None:
         return event.name, f"user:{event.user_id}"
     return event.name, network_of(event.address) if event.address else "-"

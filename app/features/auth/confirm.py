@@ -130,4 +130,4 @@ async def _refuse_with_factor(tx: Tx, user_id: UserId) -> None:
 
 async def _is_own_phone(tx: Tx, index: BlindIndex, user_id: UserId, phone: str) -> bool:
     statement = select(UserRow.phone_index).where(UserRow.id == user_id)
-    return await tx.scalar(statement) == index.phone(phone)
+    return await tx.scalar(statement) in index.phones(phone)

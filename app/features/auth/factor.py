@@ -11,8 +11,9 @@ from sqlalchemy import delete, or_, select, update
 from app.features.auth.models import FactorTryRow, PasswordTokenRow, SecondFactorRow
 from app.features.auth.recovery_codes import count_recovery_codes, delete_recovery_codes
 from app.features.updates.log import ScopeLog
-from app.infra.cipher.envelope import DataKey
-from app.infra.cipher.keyring import Keyring, user_key
+from app.infra.cipher.envelope import CiphertextInvalid, DataKey
+from app.infra.cipher.keyring import Keyring, KeyUnreadable, user_key
+from app.infra.cipher.revisions import raise_revision, revision_of
 from app.infra.database.tx import Tx
 from app.infra.database.upsert import insert_ignore
 from app.kernel.clock import format_time
@@ -20,6 +21,7 @@ from app.kernel.ids import UserId
 from app.kernel.scopes import user_scope
 
 _TABLE = "second_factors"
+_SECRETS = ("password_hash", "totp_secret", "pending_secret")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -63,6 +65,9 @@ async def has_factor(tx: Tx, user_id: UserId) -> bool:
 
 
 async def load_factor(tx: Tx, keyring: Keyring, user_id: UserId) -> Factor:
+    """Raises:
+    key_unreadable: a secret does not open. Without it nobody signs in, least of all who damaged it.
+    """
     row = await tx.first(
         select(
             SecondFactorRow.password_hash,
@@ -72,16 +77,17 @@ async def load_factor(tx: Tx, keyring: Keyring, user_id: UserId) -> Factor:
             SecondFactorRow.pending_until,
             SecondFactorRow.reset_asked_at,
             SecondFactorRow.reset_at,
+            revision_of(SecondFactorRow, SecondFactorRow.user_id).label("revision"),
         ).where(SecondFactorRow.user_id == user_id)
     )
     if row is None:
         return Factor()
     key = await keyring.require(tx, user_key(user_id))
     return Factor(
-        password_hash=_open(key, "password_hash", user_id, row.password_hash),
-        totp_secret=_open_text(key, "totp_secret", user_id, row.totp_secret),
+        password_hash=_open(key, "password_hash", user_id, row.password_hash, row.revision),
+        totp_secret=_open_text(key, "totp_secret", user_id, row.totp_secret, row.revision),
         totp_step=row.totp_step,
-        pending_secret=_open_text(key, "pending_secret", user_id, row.pending_secret),
+        pending_secret=_open_text(key, "pending_secret", user_id, row.pending_secret, row.revision),
         pending_until=row.pending_until,
         reset_asked_at=row.reset_asked_at,
         reset_at=row.reset_at,
@@ -90,10 +96,14 @@ async def load_factor(tx: Tx, keyring: Keyring, user_id: UserId) -> Factor:
 
 async def store_factor(tx: Tx, keyring: Keyring, user_id: UserId, **values: object) -> None:
     """Write columns of the row, which is made if need be. `bytes` and texts are secrets and sealed,
-    whatever ENCRYPT_PERSONAL_DATA says.
+    whatever ENCRYPT_PERSONAL_DATA says. Those that stay are sealed anew beside them: an earlier
+    password that is put back does not open.
     """
     key = await keyring.require(tx, user_key(user_id))
-    sealed = {name: _seal(key, name, user_id, value) for name, value in values.items()}
+    kept = await load_factor(tx, keyring, user_id)
+    secrets = {name: getattr(kept, name) for name in _SECRETS} | values
+    revision = await raise_revision(tx, SecondFactorRow, user_id)
+    sealed = {name: _seal(key, name, user_id, value, revision) for name, value in secrets.items()}
     row = {"user_id": user_id, "changed_at": tx.now}
     await insert_ignore(tx, SecondFactorRow, [row], index=["user_id"])
     await tx.execute(
@@ -109,6 +119,7 @@ async def forget_factor(tx: Tx, user_id: UserId) -> None:
     await delete_password_tokens(tx, user_id)
     await tx.execute(delete(FactorTryRow).where(FactorTryRow.user_id == user_id))
     await tx.execute(delete(SecondFactorRow).where(SecondFactorRow.user_id == user_id))
+    await raise_revision(tx, SecondFactorRow, user_id)
 
 
 async def delete_password_tokens(tx: Tx, user_id: UserId) -> None:
@@ -145,21 +156,31 @@ def tell_devices(
     log.append(user_scope(user_id), "two_step_changed", data=content, content=content)
 
 
-def _open(key: DataKey, column: str, user_id: UserId, value: bytes | None) -> bytes | None:
+def _open(
+    key: DataKey, column: str, user_id: UserId, value: bytes | None, revision: int
+) -> bytes | None:
     if value is None:
         return None
-    return key.open(value, table=_TABLE, column=column, row_id=user_id)
+    try:
+        return key.open(value, table=_TABLE, column=column, row_id=user_id, revision=revision)
+    except CiphertextInvalid:
+        raise KeyUnreadable from None
 
 
-def _open_text(key: DataKey, column: str, user_id: UserId, value: bytes | None) -> str | None:
-    return key.open_text(value, table=_TABLE, column=column, row_id=user_id)
+def _open_text(
+    key: DataKey, column: str, user_id: UserId, value: bytes | None, revision: int
+) -> str | None:
+    opened = _open(key, column, user_id, value, revision)
+    return None if opened is None else opened.decode()
 
 
-def _seal(key: DataKey, column: str, user_id: UserId, value: object) -> object:
+def _seal(key: DataKey, column: str, user_id: UserId, value: object, revision: int) -> object:
     match value:
         case str():
-            return key.seal_text(value, table=_TABLE, column=column, row_id=user_id)
+            return key.seal_text(
+                value, table=_TABLE, column=column, row_id=user_id, revision=revision
+            )
         case bytes():
-            return key.seal(value, table=_TABLE, column=column, row_id=user_id)
+            return key.seal(value, table=_TABLE, column=column, row_id=user_id, revision=revision)
         case _:
             return value

@@ -42,6 +42,9 @@ class VerificationRow(Row):
     replaced_at: Mapped[datetime | None]
 
 
+_SECRET = sealed("always", "user:{user_id}", revised=True)
+
+
 class SecondFactorRow(Row):
     """What a person set beside the phone. It is on while `password_hash` or `totp_secret` is there;
     all three secrets are sealed under the person's key.
@@ -56,10 +59,10 @@ class SecondFactorRow(Row):
     user_id: Mapped[UserId] = mapped_column(
         BigInteger, ForeignKey("users.id"), primary_key=True, autoincrement=False
     )
-    password_hash: Mapped[bytes | None]
-    totp_secret: Mapped[bytes | None]
+    password_hash: Mapped[bytes | None] = mapped_column(info=_SECRET)
+    totp_secret: Mapped[bytes | None] = mapped_column(info=_SECRET)
     totp_step: Mapped[int | None] = mapped_column(BigInteger)
-    pending_secret: Mapped[bytes | None]
+    pending_secret: Mapped[bytes | None] = mapped_column(info=_SECRET)
     pending_until: Mapped[datetime | None]
     changed_at: Mapped[datetime]
     reset_asked_at: Mapped[datetime | None]
@@ -82,7 +85,8 @@ class PasswordTokenRow(Row):
 
     hash: Mapped[bytes] = mapped_column(primary_key=True)
     user_id: Mapped[UserId] = mapped_column(BigInteger, ForeignKey("users.id"), index=True)
-    device_name: Mapped[bytes | None]
+    # Under the key of the person.
+    device_name: Mapped[bytes | None] = mapped_column(info=sealed("always", "", brief=True))
     attempts: Mapped[int]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)

@@ -90,7 +90,7 @@ async def take_attempt(tx: Tx, keyring: Keyring, token: str) -> HalfSignedIn:
     if row is None:
         raise PasswordTokenExpired
     key = await keyring.require(tx, user_key(row.user_id))
-    device_name = key.open_text(
+    device_name = key.find_text(
         row.device_name, table="password_tokens", column="device_name", row_id=_row_id(row.hash)
     )
     return HalfSignedIn(row.hash, row.user_id, device_name, TRIES_A_TOKEN - row.attempts)

@@ -56,7 +56,7 @@ async def compare(hasher: PasswordHasher, counted: Counted, proof: Proof) -> boo
     """Whether a password is right; the other proofs are decided by `settle`.
 
     Raises:
-        hashing_busy: give the try back.
+        hashing_busy: it was not looked at; the try is to be given back.
     """
     if proof.password is None:
         return True

@@ -9,13 +9,14 @@ from app.features.auth.schemas import (
     PasswordRequired,
     SendVerification,
     SignedIn,
+    SignedInByCookie,
     Verification,
     VerifyCode,
 )
 from app.features.auth.send_verification import send_verification
 from app.features.auth.verify_code import Attempt, HalfSignedIn, verify_code
+from app.features.sessions.cookies import TokenDeliveryDep
 from app.features.sessions.revocations import RevocationList
-from app.features.sessions.routes import render_tokens
 from app.transport.http.answers import ok
 from app.transport.http.client_address import ClientAddressDep
 from app.transport.http.dependencies import ServicesDep
@@ -62,12 +63,12 @@ async def post_send_verification(
 
 @router.post(
     "/verify-code",
-    response_model=SignedIn | PasswordRequired,
-    responses=problem_responses(400),
+    response_model=SignedIn | SignedInByCookie | PasswordRequired,
+    responses=problem_responses(400, 403),
 )
 @limited_by(LimitClass.CODE_CHECKS)
 async def post_verify_code(
-    services: ServicesDep, address: ClientAddressDep, body: VerifyCode
+    services: ServicesDep, delivery: TokenDeliveryDep, address: ClientAddressDep, body: VerifyCode
 ) -> Response:
     """Sign in with a code. A phone without an account gets one, with the names given here.
     Where a second factor is set, the answer is a `password_token` for `verify-password`.
@@ -99,10 +100,6 @@ async def post_verify_code(
                 "methods": signed_in.methods,
             }
         )
-    return ok(
-        {
-            **render_tokens(signed_in.tokens),
-            "is_new_user": signed_in.is_new_user,
-            "user": signed_in.user,
-        }
+    return delivery.answer(
+        signed_in.tokens, {"is_new_user": signed_in.is_new_user, "user": signed_in.user}
     )

@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from app.features.auth.passwords import MAX_LENGTH, MIN_LENGTH
 from app.features.auth.recovery_codes import PATTERN
-from app.features.sessions.schemas import TokenPair
+from app.features.sessions.schemas import CookieTokens, TokenPair
 from app.features.users.schemas import Me
 from app.kernel.text import MAX_NAME_LENGTH
 from app.transport.http.fields import StrictModel, TextLength
@@ -44,6 +44,11 @@ class VerifyCode(StrictModel):
 
 
 class SignedIn(TokenPair):
+    is_new_user: bool
+    user: Me
+
+
+class SignedInByCookie(CookieTokens):
     is_new_user: bool
     user: Me
 

@@ -28,15 +28,16 @@ from app.features.auth.schemas import (
     ResetState,
     SetTwoStep,
     SignedIn,
+    SignedInByCookie,
     TotpSecret,
     TwoStep,
     TwoStepSet,
     VerifyPassword,
 )
 from app.features.auth.verify_password import SecondStep, verify_password
+from app.features.sessions.cookies import TokenDeliveryDep
 from app.features.sessions.dependencies import CurrentSessionDep
 from app.features.sessions.revocations import RevocationList
-from app.features.sessions.routes import render_tokens
 from app.kernel.clock import format_time
 from app.transport.http.answers import created, no_content, ok
 from app.transport.http.client_address import ClientAddressDep
@@ -50,11 +51,16 @@ router = SliceRouter(prefix="/auth", tags=["Auth"])
 
 
 @router.post(
-    "/verify-password", response_model=SignedIn, responses=problem_responses(400, 429, 503)
+    "/verify-password",
+    response_model=SignedIn | SignedInByCookie,
+    responses=problem_responses(400, 403, 429, 503),
 )
 @limited_by(LimitClass.CODE_CHECKS)
 async def post_verify_password(
-    services: ServicesDep, address: ClientAddressDep, body: VerifyPassword
+    services: ServicesDep,
+    delivery: TokenDeliveryDep,
+    address: ClientAddressDep,
+    body: VerifyPassword,
 ) -> Response:
     """The second step of signing in: the `password_token` of `verify-code`, and the second password,
     a code of the authenticator app or a recovery code.
@@ -75,12 +81,8 @@ async def post_verify_password(
         ),
         address=address,
     )
-    return ok(
-        {
-            **render_tokens(signed_in.tokens),
-            "is_new_user": signed_in.is_new_user,
-            "user": signed_in.user,
-        }
+    return delivery.answer(
+        signed_in.tokens, {"is_new_user": signed_in.is_new_user, "user": signed_in.user}
     )
 
 

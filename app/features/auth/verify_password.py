@@ -72,16 +72,15 @@ async def verify_password(
         half = await take_attempt(tx, keyring, step.password_token)
         return half, await count_try(tx, keyring, user_id=user_id, asker=asker)
 
-    half, counted = await db.write(begin)
-
-    async def give_all_back(tx: Tx) -> None:
+    async def unsee(tx: Tx) -> None:
         await return_attempt(tx, half.hash)
         await give_back(tx, counted.try_id)
 
+    half, counted = await db.write(begin)
     try:
         is_right = await compare(hasher, counted, step.proof)
     except HashingBusy:
-        await db.write(give_all_back)
+        await db.write(unsee)
         raise
 
     async def work(tx: Tx) -> SignedIn:

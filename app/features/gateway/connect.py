@@ -1,8 +1,6 @@
 """Who may open a socket."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from app.features.chats.access import find_membership
 from app.features.sessions.authenticate import CurrentSession, authenticate_socket
@@ -20,14 +18,6 @@ class Admission:
 
     session: CurrentSession
     chat_id: ChatId | None
-
-
-def is_origin_allowed(origin: str | None, host: str | None, allowed: Iterable[str]) -> bool:
-    """Pages of our own host, those that are listed, and clients that are no browser."""
-    if origin is None or origin in allowed:
-        return True
-    parts = urlsplit(origin)
-    return parts.scheme in {"http", "https"} and bool(host) and parts.netloc == host
 
 
 async def admit(

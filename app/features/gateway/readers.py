@@ -47,7 +47,8 @@ from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
 
 SAFETY_SECONDS = 2.0
-CONCURRENT_READS = 6
+# Whoever waits shares the next read; with more at once fewer do.
+CONCURRENT_READS = 2
 _RETRY_SECONDS = 0.5
 _ROWS_A_FILL = 1000
 
@@ -281,6 +282,8 @@ class CourseLeader:
                 # Nothing of another log is sent to a socket that was told of this one.
                 it.connection.close(CloseCode.SERVICE_RESTART)
             it.give(answer)
+            # One after the other: a page for each of them at once would keep all other work waiting.
+            await asyncio.sleep(0)
 
 
 def _has_closed(asked: _Asked) -> bool:

@@ -14,17 +14,19 @@ import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.features.gateway.connect import Admission, admit, is_origin_allowed
+from app.features.gateway.connect import Admission, admit
 from app.features.gateway.errors import OtherChat
 from app.features.gateway.runtime import Gateway
 from app.features.gateway.schemas import AuthFrame, PingFrame, ResumeFrame
 from app.features.sessions.authenticate import authenticate_socket
 from app.features.sessions.errors import TokenRefused
+from app.infra.database.errors import DatabaseUnavailable
 from app.infra.logging.context import current_log_context
 from app.infra.services import Services
 from app.infra.tokens.opaque import Purpose, is_token
 from app.kernel.problems import Invalid, Problem, RateLimited
 from app.transport.http.client_address import find_address
+from app.transport.http.origins import comes_from_own_page
 from app.transport.http.problems import INTERNAL_ERROR_CODE, field_errors
 from app.transport.http.strict_json import JsonValue
 from app.transport.limits import LimitClass, is_spent, take
@@ -56,25 +58,12 @@ def socket_endpoint(*, of_chat: bool) -> ASGIApp:
         parameters = cast("dict[str, str]", scope["path_params"])
         chat_text = parameters["chat_id"] if of_chat else None
         await receive()
-        headers = cast("list[tuple[bytes, bytes]]", scope["headers"])
-        if not is_origin_allowed(
-            _header(headers, b"origin"),
-            _header(headers, b"host"),
-            gateway.services.settings.websocket.allowed_origins,
-        ):
+        settings = gateway.services.settings
+        listed = {*settings.websocket.allowed_origins, *settings.browser.cors_origins}
+        if not comes_from_own_page(scope, listed):
             await send({"type": "websocket.close", "code": int(CloseCode.NOT_ALLOWED)})
             return
-        services, token = gateway.services, parameters["token"]
-        address = find_address(scope)
-        if is_token(token, Purpose.TICKET) and is_spent(services, address):
-            # A ticket costs a transaction, be it good or not: guessing them must not.
-            answer: Admission | CloseCode = CloseCode.TOO_MANY
-        else:
-            answer = await admit(services, gateway.hub, token=token, chat_text=chat_text)
-        if answer is CloseCode.NOT_SIGNED_IN:
-            answer = await _count_refusal(services, address)
-        if isinstance(answer, Admission):
-            answer = await _count_opening(services, answer)
+        answer = await _admit(gateway, scope, token=parameters["token"], chat_text=chat_text)
         if gateway.is_stopping:
             answer = CloseCode.SERVICE_RESTART
         await send({"type": "websocket.accept"})
@@ -84,6 +73,20 @@ def socket_endpoint(*, of_chat: bool) -> ASGIApp:
             await send({"type": "websocket.close", "code": int(answer)})
 
     return _Endpoint(serve)
+
+
+async def _admit(
+    gateway: Gateway, scope: Scope, *, token: str, chat_text: str | None
+) -> Admission | CloseCode:
+    """As `admit`; what is asked too often is not even looked at."""
+    services, address = gateway.services, find_address(scope)
+    if is_token(token, Purpose.TICKET) and is_spent(services, address):
+        # A ticket costs a transaction, be it good or not: guessing them must not.
+        return CloseCode.TOO_MANY
+    answer = await admit(services, gateway.hub, token=token, chat_text=chat_text)
+    if answer is CloseCode.NOT_SIGNED_IN:
+        return await _count_refusal(services, address)
+    return await _count_opening(services, answer) if isinstance(answer, Admission) else answer
 
 
 async def _count_opening(services: Services, admission: Admission) -> Admission | CloseCode:
@@ -238,9 +241,16 @@ class Socket:
             await self._answer(frame)
         except Problem as problem:
             self.connection.send(render_error(problem, frame.request_id))
+            if isinstance(problem, DatabaseUnavailable):
+                self._refuse_waiting(problem)
         except Exception:  # noqa: BLE001 - an edge: a bug closes no socket, the log holds the trace
             _log.exception("frame_failed", extra={"frame": frame.type})
             self.connection.send(_render_failure(frame.request_id))
+
+    def _refuse_waiting(self, problem: DatabaseUnavailable) -> None:
+        """What came while that one waited for the database would wait as long, one after the other."""
+        while self._inbox and self._inbox[0].type != "resume":
+            self.connection.send(render_error(problem, self._inbox.popleft().request_id))
 
     async def _answer(self, frame: IncomingFrame) -> None:
         if self._gateway.is_over(self.connection):
@@ -335,10 +345,3 @@ def _render_failure(request_id: RequestId | None) -> Any:
         "request_id": context.request_id if context else "",
     }
     return render_frame("error", request_id=request_id, error=document)
-
-
-def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> str | None:
-    for key, value in headers:
-        if key == name:
-            return value.decode("latin-1")
-    return None

@@ -17,6 +17,20 @@ class RefreshTokenInvalid(Unauthenticated):
     title = "The refresh token is not valid, sign in again"
 
 
+class OriginRefused(Forbidden):
+    """A browser says that a page of another site makes this call with the cookies of ours."""
+
+    code = "origin_refused"
+    title = "Pages of this origin may not make this call"
+
+
+class CsrfRefused(Forbidden):
+    """Whoever signs in by cookie repeats the cookie `csrf_token` in `X-CSRF-Token`."""
+
+    code = "csrf_refused"
+    title = "The CSRF token is missing or not of this session"
+
+
 class FreshAuthenticationRequired(Forbidden):
     """The session is in order, but its holder last proved to be the owner too long ago."""
 

@@ -8,6 +8,7 @@ from app.features.sessions.authenticate import CurrentSession
 from app.features.sessions.models import SessionRow
 from app.features.sessions.open import DEVICE_NAME_PLACE, PLACE_PLACE
 from app.infra.cipher.keyring import Keyring, user_key
+from app.infra.cipher.revisions import revision_of
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.kernel.clock import format_time
@@ -55,6 +56,7 @@ async def list_sessions(
                 SessionRow.created_at,
                 SessionRow.last_used_at,
                 SessionRow.idle_expires_at,
+                revision_of(SessionRow, SessionRow.id).label("revision"),
             )
             .where(
                 SessionRow.user_id == caller.user_id,
@@ -76,8 +78,12 @@ async def list_sessions(
                 device_name=key.find_text(
                     row.device_name, table=table, column=column, row_id=row.id
                 ),
-                place=key.open_text(
-                    row.place, table=PLACE_PLACE[0], column=PLACE_PLACE[1], row_id=row.id
+                place=key.find_text(
+                    row.place,
+                    table=PLACE_PLACE[0],
+                    column=PLACE_PLACE[1],
+                    row_id=row.id,
+                    revision=row.revision,
                 ),
                 created_at=format_time(row.created_at),
                 last_used_at=format_time(row.last_used_at),

@@ -37,7 +37,9 @@ class SessionRow(Row):
     expires_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
     authenticated_at: Mapped[datetime | None]
-    place: Mapped[bytes | None]
+    place: Mapped[bytes | None] = mapped_column(
+        info=sealed("personal", "user:{user_id}", revised=True)
+    )
 
 
 class RefreshTokenRow(Row):

@@ -18,7 +18,9 @@ from app.features.sessions.models import RefreshTokenRow, SessionRow
 from app.features.sessions.open import PLACE_PLACE, SessionTokens
 from app.features.sessions.revocations import RevocationList
 from app.features.updates.log import lock_scopes
+from app.infra.cipher.envelope import DataKey
 from app.infra.cipher.keyring import Keyring, user_key
+from app.infra.cipher.revisions import raise_revision, revision_of
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.infra.tokens.access import AccessTokens
@@ -97,6 +99,22 @@ async def refresh_session(
     return outcome
 
 
+async def find_refreshable_session(db: Database, refresh_token: str) -> SessionId | None:
+    """The session whose token this is or was, while it lives. Uses nothing up."""
+    token_hash = hash_token(refresh_token, Purpose.REFRESH)
+    if token_hash is None:
+        return None
+
+    async def work(tx: Tx) -> SessionId | None:
+        return await tx.scalar(
+            select(RefreshTokenRow.session_id)
+            .join(SessionRow, SessionRow.id == RefreshTokenRow.session_id)
+            .where(RefreshTokenRow.hash == token_hash, SessionRow.revoked_at.is_(None))
+        )
+
+    return await db.read(work)
+
+
 async def _lock_and_read(tx: Tx, token_hash: bytes) -> _Presented | None:
     """Uses of one session's tokens go one after the other: parallel ones leave one live branch."""
     session_id = await tx.scalar(
@@ -154,14 +172,7 @@ async def _rotate(
     )
     values: dict[str, object] = {"last_used_at": tx.now, "idle_expires_at": idle_expires_at}
     if address is not None:
-        table, column = PLACE_PLACE
-        values["place"] = key.seal_text(
-            place_of(address),
-            table=table,
-            column=column,
-            row_id=presented.session_id,
-            encrypt=keyring.personal,
-        )
+        values |= await _move_place(tx, keyring, key, presented.session_id, place_of(address))
     # The session's row first, as ending a session does: the other order deadlocks with it.
     await tx.execute(update(SessionRow).where(SessionRow.id == presented.session_id).values(values))
     await tx.execute(
@@ -185,6 +196,32 @@ async def _rotate(
         )
     )
     return successor
+
+
+async def _move_place(
+    tx: Tx, keyring: Keyring, key: DataKey, session_id: SessionId, place: str | None
+) -> dict[str, object]:
+    """The column to change, if the device is elsewhere than before."""
+    table, column = PLACE_PLACE
+    statement = select(SessionRow.place, revision_of(SessionRow, SessionRow.id).label("revision"))
+    row = await tx.first(statement.where(SessionRow.id == session_id))
+    if row is not None:
+        known = key.find_text(
+            row.place, table=table, column=column, row_id=session_id, revision=row.revision
+        )
+        if known == place:
+            return {}
+    revision = await raise_revision(tx, SessionRow, session_id)
+    return {
+        column: key.seal_text(
+            place,
+            table=table,
+            column=column,
+            row_id=session_id,
+            revision=revision,
+            encrypt=keyring.personal,
+        )
+    }
 
 
 async def _open_successor(tx: Tx, keyring: Keyring, presented: _Presented) -> str:

@@ -2,17 +2,24 @@
 
 from typing import Annotated
 
-from fastapi import Query, Response
+from fastapi import Query, Request, Response
 
-from app.features.sessions.dependencies import CurrentSessionDep
+from app.features.sessions.cookies import TokenDelivery, clear_cookies, set_csrf_cookie
+from app.features.sessions.csrf import make_csrf_token
+from app.features.sessions.dependencies import (
+    CsrfSessionDep,
+    CurrentSessionDep,
+    take_refresh_cookie,
+)
 from app.features.sessions.end import end_other_sessions, end_session, log_out
 from app.features.sessions.fresh import FreshSessionDep
 from app.features.sessions.list import list_sessions
-from app.features.sessions.open import SessionTokens
 from app.features.sessions.refresh import refresh_session
 from app.features.sessions.revocations import RevocationList
 from app.features.sessions.rules import ChatDoor
 from app.features.sessions.schemas import (
+    CookieTokens,
+    CsrfToken,
     RefreshToken,
     SessionList,
     Ticket,
@@ -30,27 +37,35 @@ from app.transport.http.routing import SliceRouter
 router = SliceRouter(prefix="/auth", tags=["Auth"])
 
 
-@router.post("/refresh-token", response_model=TokenPair, responses=problem_responses(401))
+@router.post(
+    "/refresh-token", response_model=TokenPair | CookieTokens, responses=problem_responses(401, 403)
+)
 async def refresh_token(
-    services: ServicesDep, address: ClientAddressDep, body: RefreshToken
+    services: ServicesDep,
+    request: Request,
+    address: ClientAddressDep,
+    body: RefreshToken | None = None,
 ) -> Response:
     """Exchange a refresh token for a new pair. After a lost answer the same token may be sent once
-    more within 30 s; any other replay of a used token ends the session.
+    more within 30 s; any other replay of a used token ends the session. Without a body the token is
+    that of the cookie, and the new ones are cookies again.
     """
+    by_cookie = body is None
+    token = await take_refresh_cookie(services, request) if by_cookie else body.refresh_token
     tokens = await refresh_session(
         services.db,
         services.keyring,
         tokens=services.tokens,
         revocations=services.rules.one(RevocationList),
         limits=services.settings.tokens,
-        refresh_token=body.refresh_token,
+        refresh_token=token,
         address=address,
     )
-    return ok(render_tokens(tokens))
+    return TokenDelivery(services, request, by_cookie=by_cookie).answer(tokens)
 
 
 @router.post("/logout", status_code=204, responses=problem_responses(401))
-async def logout(services: ServicesDep, session: CurrentSessionDep) -> Response:
+async def logout(services: ServicesDep, request: Request, session: CurrentSessionDep) -> Response:
     """End this session: its tokens and sockets die everywhere within a second."""
     await log_out(
         services.db,
@@ -58,7 +73,22 @@ async def logout(services: ServicesDep, session: CurrentSessionDep) -> Response:
         user_id=session.user_id,
         session_id=session.session_id,
     )
-    return no_content()
+    answer = no_content()
+    clear_cookies(services, request, answer)
+    return answer
+
+
+@router.get("/csrf", response_model=CsrfToken, responses=problem_responses(401))
+async def get_csrf_token(
+    services: ServicesDep, request: Request, session_id: CsrfSessionDep
+) -> Response:
+    """A new CSRF token of this browser's session, in its cookie too. For pages of another origin in
+    CORS_ORIGINS, which cannot read our cookies.
+    """
+    token = make_csrf_token(services, session_id)
+    answer = ok({"csrf_token": token})
+    set_csrf_cookie(services, request, answer, token)
+    return answer
 
 
 @router.get("/sessions", response_model=SessionList, responses=problem_responses(401))
@@ -132,12 +162,3 @@ async def post_ticket(
     )
     seconds = int(TICKET_LIFETIME.total_seconds())
     return created({"ticket": ticket, "expires_in": seconds})
-
-
-def render_tokens(tokens: SessionTokens) -> dict[str, object]:
-    return {
-        "access_token": tokens.access_token,
-        "refresh_token": tokens.refresh_token,
-        "token_type": "bearer",
-        "expires_in": tokens.expires_in,
-    }

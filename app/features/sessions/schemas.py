@@ -24,6 +24,16 @@ class TokenPair(BaseModel):
     expires_in: Annotated[int, Field(description="Seconds that the access token lives.")]
 
 
+class CookieTokens(BaseModel):
+    """The tokens themselves are in cookies."""
+
+    expires_in: Annotated[int, Field(description="Seconds that the access token lives.")]
+
+
+class CsrfToken(BaseModel):
+    csrf_token: Annotated[str, Field(description="For the header `X-CSRF-Token`.")]
+
+
 class Ticket(BaseModel):
     ticket: str
     expires_in: Annotated[int, Field(description="Seconds in which it must be used.")]

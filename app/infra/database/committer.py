@@ -83,7 +83,11 @@ class GroupCommitter(Generic[Item, Result]):
         finally:
             self._runner = None
 
-    async def _commit(self, entries: "list[tuple[Item, asyncio.Future[Result]]]") -> None:
+    async def _commit(self, waiting: "list[tuple[Item, asyncio.Future[Result]]]") -> None:
+        # Whoever waited too long was told so; its item must not come in long after that.
+        entries = [(item, future) for item, future in waiting if not future.done()]
+        if not entries:
+            return
         items = [item for item, _ in entries]
 
         async def work(tx: Tx) -> "Sequence[Result | Problem | Busy]":

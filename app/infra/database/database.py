@@ -27,7 +27,13 @@ R = TypeVar("R")
 Item = TypeVar("Item")
 _log = logging.getLogger(__name__)
 _MAX_TRIES = 6
-_WORK_SECONDS = 30
+# Every call is answered within five seconds, whatever became of the database.
+_ANSWER_SECONDS = 4.0
+_QUEUE_SECONDS = 4.5
+# With less time left nothing is tried again: waiting for a lock takes longer.
+_LEAST_TRY_SECONDS = 1.0
+# Work that waits for something else than the database; the line is hung up before that.
+_GRACE_SECONDS = 0.2
 # A stopping server has ten seconds in all, and eight of them are for requests.
 _CLOSING_SECONDS = 1.0
 _jitter = secrets.SystemRandom()
@@ -48,33 +54,47 @@ class Database:
         self._committers: dict[object, object] = {}
 
     async def write(
-        self, work: Callable[[Tx], Awaitable[R]], *, timeout_seconds: float = _WORK_SECONDS
+        self, work: Callable[[Tx], Awaitable[R]], *, timeout_seconds: float = _ANSWER_SECONDS
     ) -> R:
         """Run `work` in a transaction and commit it; the result is returned only once it is durable.
 
         `work` is run again from its beginning after a deadlock or a serialisation failure, so it
-        must be repeatable. The caller's cancellation does not reach it.
+        must be repeatable. The caller's cancellation does not reach it. `timeout_seconds` hold for
+        all of it: waiting for a connection and for locks, every try, and the commit.
 
         Raises:
-            DatabaseUnavailable: the database is down; whether a commit was lost on the way is unknown.
+            DatabaseUnavailable: the database is down or silent; whether it was committed is unknown.
         """
         return await self._shielded(self._write(work, timeout_seconds))
 
-    async def read(self, work: Callable[[Tx], Awaitable[R]]) -> R:
-        """Run `work` on a read-only connection; each statement sees the newest committed state."""
-        return await self._shielded(self._read(work))
+    async def read(
+        self, work: Callable[[Tx], Awaitable[R]], *, timeout_seconds: float = _ANSWER_SECONDS
+    ) -> R:
+        """Run `work` on a read-only connection; each statement sees the newest committed state.
+
+        Raises:
+            DatabaseUnavailable: the database is down or silent.
+        """
+        return await self._shielded(self._read(work, timeout_seconds))
 
     async def write_grouped(self, work: Group[Item, R], item: Item) -> R:
         """Run `work` for `item` in one transaction with the other items that wait at this moment.
 
         Raises:
             Problem: the outcome of this item alone.
+            DatabaseUnavailable: as above, or its turn did not come in time.
         """
         committer = self._committers.get(work)
         if not isinstance(committer, GroupCommitter):
             committer = GroupCommitter[Item, R](self.write, work)
             self._committers[work] = committer
-        return await asyncio.shield(committer.submit(item))  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
+        outcome: asyncio.Future[R] = committer.submit(item)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        try:
+            async with asyncio.timeout(_QUEUE_SECONDS):
+                return await asyncio.shield(outcome)
+        except TimeoutError as error:
+            outcome.cancel()  # what still waits for its turn is not begun any more
+            raise DatabaseUnavailable(retry_after=1) from error
 
     async def close(self) -> None:
         """Wait for running transactions and those that wait behind them, then close all connections."""
@@ -101,11 +121,14 @@ class Database:
             task.exception()  # marks it as seen: the caller may have gone
 
     async def _write(self, work: Callable[[Tx], Awaitable[R]], timeout_seconds: float) -> R:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_seconds
         for attempt in range(1, _MAX_TRIES + 1):
             try:
-                return await self._write_once(work, timeout_seconds)
+                return await self._write_once(work, deadline)
             except DBAPIError as error:
-                if is_retryable(error) and attempt < _MAX_TRIES:
+                has_time = loop.time() < deadline - _LEAST_TRY_SECONDS
+                if is_retryable(error) and attempt < _MAX_TRIES and has_time:
                     await asyncio.sleep(_jitter.uniform(0.005, 0.02) * 2**attempt)
                     continue
                 raise _as_unavailable(error) from error
@@ -113,10 +136,10 @@ class Database:
                 raise DatabaseUnavailable(retry_after=1) from error
         raise AssertionError
 
-    async def _write_once(self, work: Callable[[Tx], Awaitable[R]], timeout_seconds: float) -> R:
-        async with self.connections.writing() as connection:
+    async def _write_once(self, work: Callable[[Tx], Awaitable[R]], deadline: float) -> R:
+        async with self.connections.writing(deadline) as connection:
             tx = Tx(connection, self.dialect, self._clock.now())
-            async with asyncio.timeout(timeout_seconds):
+            async with asyncio.timeout_at(deadline + _GRACE_SECONDS):
                 result = await work(tx)
                 await tx.run_before_commit()
                 if tx.security_events:
@@ -139,9 +162,10 @@ class Database:
         except Exception:  # noqa: BLE001 - an edge, see above
             _log.exception("announcement_failed")
 
-    async def _read(self, work: Callable[[Tx], Awaitable[R]]) -> R:
+    async def _read(self, work: Callable[[Tx], Awaitable[R]], timeout_seconds: float) -> R:
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
         try:
-            async with self.connections.reading() as connection:
+            async with self.connections.reading(deadline) as connection:
                 return await work(Tx(connection, self.dialect, self._clock.now()))
         except DBAPIError as error:
             raise _as_unavailable(error) from error

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import math
 import threading
+import time
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -19,7 +21,11 @@ from app.settings import Settings
 
 _log = logging.getLogger(__name__)
 _SQLITE_READERS = 4
+_SQLITE_BUSY_SECONDS = 3
 _PG_COMMAND_SECONDS = 15
+# Whoever waits longer for a chat that is stuck is told so, before the line counts as silent.
+_PG_LOCK_SECONDS = 3
+_OPENED_AT = "opened_at"
 Outcome = tuple[Sequence[Row[Unpack[tuple[Any, ...]]]], int]
 
 
@@ -29,12 +35,16 @@ class Connections(Protocol):
     dialect: Dialect
 
     @asynccontextmanager
-    def writing(self) -> AsyncGenerator[TxConnection]:
-        """A transaction that commits at the end and rolls back on any exception."""
+    def writing(self, deadline: float) -> AsyncGenerator[TxConnection]:
+        """A transaction that commits at the end and rolls back on any exception.
+
+        `deadline` in the time of the loop: until then there is a connection, and a distant database
+        has answered all that is asked on it, COMMIT included.
+        """
         ...
 
     @asynccontextmanager
-    def reading(self) -> AsyncGenerator[TxConnection]:
+    def reading(self, deadline: float) -> AsyncGenerator[TxConnection]:
         """A read-only connection on which each statement stands alone."""
         ...
 
@@ -44,7 +54,11 @@ class Connections(Protocol):
 
 
 class PostgresConnections:
-    """A pool of asyncpg connections."""
+    """A pool of asyncpg connections.
+
+    A line that does not answer by its deadline is hung up, which ends whatever waits on it at once, as
+    any line that was cut. Cancelling instead would wait for the silent server to take note.
+    """
 
     dialect: Dialect = "postgresql"
 
@@ -65,7 +79,7 @@ class PostgresConnections:
                     # What is read is in memory or on an SSD. With the default of 4, walks of an index
                     # that may stop early lose to plans that read all of a chat first.
                     "random_page_cost": "1.1",
-                    "lock_timeout": "5000",
+                    "lock_timeout": str(_PG_LOCK_SECONDS * 1000),
                     "statement_timeout": str(_PG_COMMAND_SECONDS * 1000),
                     "idle_in_transaction_session_timeout": "30000",
                     "synchronous_commit": "on",
@@ -74,37 +88,64 @@ class PostgresConnections:
             },
         )
         self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        # When a line was last found silent. Those that were open then are not waited for.
+        self._silent_at = -math.inf
+        event.listen(self.engine.sync_engine, "connect", _note_opening)
+        event.listen(self.engine.sync_engine, "close", self._abandon)
 
     @asynccontextmanager
-    async def writing(self) -> AsyncGenerator[TxConnection]:
+    async def writing(self, deadline: float) -> AsyncGenerator[TxConnection]:
         """READ COMMITTED: a statement after a lock sees all that was committed before the lock."""
-        async with _connect(self.engine) as connection, connection.begin():
+        async with self._connect(self.engine, deadline) as connection, connection.begin():
             yield _PostgresConnection(connection)
 
     @asynccontextmanager
-    async def reading(self) -> AsyncGenerator[TxConnection]:
-        async with _connect(self._reading) as connection:
+    async def reading(self, deadline: float) -> AsyncGenerator[TxConnection]:
+        async with self._connect(self._reading, deadline) as connection:
             yield _PostgresConnection(connection)
 
     async def close(self) -> None:
         await self.engine.dispose()
 
+    @asynccontextmanager
+    async def _connect(
+        self, engine: AsyncEngine, deadline: float
+    ) -> AsyncGenerator[AsyncConnection]:
+        """A connection of the pool.
 
-@asynccontextmanager
-async def _connect(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
-    """A connection of the pool.
+        Raises:
+            DatabaseUnavailable: the server is away, starting, full, silent, or lets us not in.
+        """
+        try:
+            async with asyncio.timeout_at(deadline):
+                connection = await engine.connect()
+        except CONNECT_ERRORS as error:
+            raise DatabaseUnavailable(retry_after=1) from error
+        line: Any = connection.sync_connection and connection.sync_connection.connection
+        loop = asyncio.get_running_loop()
+        alarm = loop.call_at(deadline, self._hang_up, line.driver_connection)
+        try:
+            yield connection
+        finally:
+            try:
+                await connection.close()
+            finally:
+                alarm.cancel()
 
-    Raises:
-        DatabaseUnavailable: the server is away, starting, full, or lets us not in.
-    """
-    try:
-        connection = await engine.connect()
-    except CONNECT_ERRORS as error:
-        raise DatabaseUnavailable(retry_after=1) from error
-    try:
-        yield connection
-    finally:
-        await connection.close()
+    def _hang_up(self, line: Any) -> None:
+        """`line`: asyncpg's own connection. What waits on it fails now, and the pool opens new ones."""
+        _log.warning("database_silent")
+        self._silent_at = time.monotonic()
+        line.terminate()
+
+    def _abandon(self, connection: Any, record: Any) -> None:
+        """Of a line that may be as silent as another was, do not take leave: it would not answer."""
+        if record.info.get(_OPENED_AT, 0.0) < self._silent_at:
+            connection.driver_connection.terminate()
+
+
+def _note_opening(_connection: Any, record: Any) -> None:
+    record.info[_OPENED_AT] = time.monotonic()
 
 
 class _PostgresConnection:
@@ -142,9 +183,9 @@ class SqliteConnections:
         self._opened: list[Connection] = []
 
     @asynccontextmanager
-    async def writing(self) -> AsyncGenerator[TxConnection]:
+    async def writing(self, deadline: float) -> AsyncGenerator[TxConnection]:
         loop = asyncio.get_running_loop()
-        async with self._turn:
+        async with self._take_turn(deadline):
             connection = await loop.run_in_executor(self._writer_thread, self._begin)
             try:
                 yield _SqliteWriter(connection, self._writer_thread)
@@ -154,8 +195,18 @@ class SqliteConnections:
                 raise
 
     @asynccontextmanager
-    async def reading(self) -> AsyncGenerator[TxConnection]:
+    async def reading(self, deadline: float) -> AsyncGenerator[TxConnection]:
+        del deadline  # there is no line that could be silent
         yield _SqliteReader(self)
+
+    @asynccontextmanager
+    async def _take_turn(self, deadline: float) -> AsyncGenerator[None]:
+        async with asyncio.timeout_at(deadline):
+            await self._turn.acquire()
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     async def close(self) -> None:
         async with self._turn:
@@ -234,7 +285,7 @@ def sqlite_engine(path: Path, *, read_only: bool = False) -> Engine:
         connect_args={
             "check_same_thread": False,
             "isolation_level": None,
-            "timeout": 10,
+            "timeout": _SQLITE_BUSY_SECONDS,
             "cached_statements": 512,
         },
     )
@@ -245,7 +296,7 @@ def sqlite_engine(path: Path, *, read_only: bool = False) -> Engine:
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute("PRAGMA busy_timeout=10000")
+        cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_SECONDS * 1000}")
         cursor.execute("PRAGMA cache_size=-32768")
         if read_only:
             cursor.execute("PRAGMA query_only=ON")

@@ -12,7 +12,8 @@ from app.kernel.problems import Unavailable
 from app.transport.http.answers import ok
 from app.transport.http.problems import problem_responses
 
-CHECK_SECONDS: Final = 2.0
+# Whoever asks is answered within two seconds.
+CHECK_SECONDS: Final = 1.5
 
 ReadinessCheck = Callable[[], Awaitable[object]]
 
@@ -48,7 +49,7 @@ def health_router(checks: Mapping[str, ReadinessCheck]) -> APIRouter:
 
 
 async def find_failures(checks: Mapping[str, ReadinessCheck]) -> list[str]:
-    """Names of the checks that failed or took longer than two seconds; all run at once."""
+    """Names of the checks that failed or took longer than `CHECK_SECONDS`; all run at once."""
     results = await asyncio.gather(*(_passes(name, check) for name, check in checks.items()))
     return [name for name, passed in zip(checks, results, strict=True) if not passed]
 

@@ -21,6 +21,7 @@ from app.kernel.problems import BadRequest, Problem, Unavailable
 from app.transport.http.client_address import SCOPE_KEY, Network, find_client_address
 from app.transport.http.limits import ANSWER_HEADERS
 from app.transport.http.problems import internal_error_response, problem_response
+from app.transport.http.scheme import note_scheme
 
 MAX_HEADERS: Final = 100
 MAX_HEADER_BYTES: Final = 32_768
@@ -62,6 +63,7 @@ class EdgeMiddleware:
             await self._app(scope, receive, send)
             return
         scope[SCOPE_KEY] = address = find_client_address(scope, self._trusted_proxies)
+        note_scheme(scope, self._trusted_proxies)
         request_id = find_request_id(scope) or make_request_id()
         context = begin_log_context(request_id, address=address)
         if scope["type"] == "websocket":

@@ -10,8 +10,10 @@ from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request, params
 from fastapi._compat import ModelField
+from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.routing import APIRoute
+from fastapi.security.base import SecurityBase
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match
@@ -39,6 +41,8 @@ _JSON_TYPE = re.compile(
     r'application/json\s*(?:;\s*charset\s*=\s*"?utf-?8"?\s*)?;?\s*', re.IGNORECASE
 )
 _MAX_QUERY_FIELDS = 50
+# RFC 9110 section 9.2.1.
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 # The rest of such a body is not worth reading.
 _CLOSE: Final = {"Connection": "close"}
 
@@ -66,6 +70,7 @@ class StrictRoute(APIRoute):
         """The handler behind the checks of query and body."""
         handle = super().get_route_handler()
         takes_json = self._takes_json()
+        takes_nothing = self.body_field is None and self._may_change()
         limit = self.limit
         # What is unknown is ignored, and where all is unknown there is nothing to check.
         has_query = any(isinstance(field.field_info, params.Query) for field in self._parameters())
@@ -74,6 +79,8 @@ class StrictRoute(APIRoute):
             check_path(request)
             if has_query:
                 check_query(request.scope["query_string"])
+            if takes_nothing:
+                refuse_form(request)
             await admit(request, limit)
             if not takes_json:
                 return await handle(request)
@@ -88,15 +95,26 @@ class StrictRoute(APIRoute):
             self.body_field.field_info, params.Form
         )
 
+    def _may_change(self) -> bool:
+        return not (self.methods or set()) <= SAFE_METHODS
+
     def _parameters(self) -> list[ModelField]:
         """Of the route and of what it depends on."""
         return get_flat_params(self.dependant)
 
     def _own_refusals(self) -> tuple[int, ...]:
+        return (*self._refusals_of_input(), *self._refusals_of_proof())
+
+    def _refusals_of_proof(self) -> tuple[int, ...]:
+        """Whoever is signed in by cookie needs a CSRF token for this."""
+        return (403,) if self._may_change() and _is_signed_in(self.dependant) else ()
+
+    def _refusals_of_input(self) -> tuple[int, ...]:
         if self._takes_json():
             return (400, 413, 415, 422, 429)
         has_input = bool(self.body_field) or bool(self._parameters())
-        return (422, 429) if has_input else (429,)
+        form = (415,) if self.body_field is None and self._may_change() else ()
+        return (*form, 422, 429) if has_input else (*form, 429)
 
 
 class SliceRouter(APIRouter):
@@ -129,6 +147,13 @@ class _ParsedRequest(Request):
 
     async def json(self) -> JsonValue:
         return self._strict_value
+
+
+def _is_signed_in(dependant: Dependant) -> bool:
+    """Whether the route asks who is calling."""
+    return isinstance(dependant.call, SecurityBase) or any(
+        _is_signed_in(part) for part in dependant.dependencies
+    )
 
 
 def check_path(request: Request) -> None:
@@ -192,9 +217,21 @@ async def read_body(request: Request) -> bytes:
                 chunks.append(chunk)
     except TimeoutError:
         raise BodyTooSlow(headers=_CLOSE) from None
-    if size:
+    if size or "content-type" in request.headers:
         _require_json_type(request)
     return b"".join(chunks)
+
+
+def refuse_form(request: Request) -> None:
+    """For a route without a body: what pages of other sites can send without asking (forms, plain text).
+
+    Raises:
+        UnsupportedMediaType: unsupported_media_type
+    """
+    headers = request.headers
+    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    if has_body or "content-type" in headers:
+        _require_json_type(request)
 
 
 async def _discard_rest(request: Request) -> None:

@@ -169,6 +169,14 @@ async def _log_out(question: Question) -> Outcome:
     return await _call(question, Call(), await _spare_device(question))
 
 
+async def _set_password(question: Question) -> Outcome:
+    """Of an account of its own: it would ask for the password at every further sign-in."""
+    someone = question.who
+    if question.role != "nobody":
+        someone = await question.cast.backend.sign_up()
+    return await _call(question, Call(body={"password": "correct horse battery"}), someone)
+
+
 async def _end_owners_session(question: Question) -> Outcome:
     if question.role != "owner":
         return await _call(question, Call())
@@ -196,6 +204,7 @@ PROBES: dict[tuple[str, str], Callable[[Question], Awaitable[Outcome]]] = {
     ("POST /api/v1/auth/refresh-token", "my own"): _refresh,
     ("POST /api/v1/auth/refresh-token", "my access token"): _refresh_by_access,
     ("POST /api/v1/auth/logout", ""): _log_out,
+    ("PUT /api/v1/auth/two-step", "of a new account"): _set_password,
     ("DELETE /api/v1/auth/sessions/{session_id}", "the owner's"): _end_owners_session,
     ("POST /api/v1/messages/", "to whom I block"): _write_to_whom_i_block,
     ("WS /api/v1/ws/{token}", ""): _open_socket,
@@ -315,6 +324,16 @@ CALLS: dict[tuple[str, str], Callable[[Question], Call]] = {
     ("POST /api/v1/auth/verify-code", "of a request that never was"): lambda _: Call(
         body={"verification_id": secrets.token_urlsafe(24), "code": "123456"}
     ),
+    ("POST /api/v1/auth/verify-password", "a token that never was"): lambda _: Call(
+        body={"password_token": "pt_" + secrets.token_urlsafe(32), "password": "a fine horse"}
+    ),
+    ("POST /api/v1/auth/two-step/reset", "a token that never was"): lambda _: Call(
+        body={"password_token": "pt_" + secrets.token_urlsafe(32)}
+    ),
+    ("POST /api/v1/auth/confirm", "a code that never was"): lambda _: Call(
+        body={"verification_id": secrets.token_urlsafe(24), "code": "123456"}
+    ),
+    ("PUT /api/v1/auth/two-step", "a code without a secret"): _change(totp="123456"),
     ("GET /api/v1/auth/sessions", "the owner's device is in it"): lambda q: Call(
         shows=lambda page: q.cast.owners_session in {item["id"] for item in page["items"]}
     ),

@@ -211,10 +211,11 @@ async def test_a_reset_waits_and_lapses_by_the_clock(account: Account) -> None:
     world.clock.advance(days=6, hours=23)
     assert not await ask()
     world.clock.advance(hours=1)
+    half_signed_in = await account.token()
     assert await ask()
     assert world.revocations.is_denied(account.session.session_id)
     with pytest.raises(PasswordTokenExpired):
-        await account.verify(Proof(password=PASSWORD))
+        await account.verify(Proof(password=PASSWORD), token=half_signed_in)
 
 
 async def test_what_is_over_is_forgotten(account: Account) -> None:

@@ -9,12 +9,15 @@ from app.infra.database.tables import METADATA
 # Digests under a key or of a random token, and wrapped keys: nothing to seal.
 NOT_CIPHERTEXT = {
     "audit_events.hash",
+    "factor_tries.address_index",
     "keys.wrapped",
     "messages.fingerprint",
+    "password_tokens.hash",
     "phone_lookups.phone_index",
     "phone_verifications.address_index",
     "phone_verifications.code_hash",
     "phone_verifications.phone_index",
+    "recovery_codes.hash",
     "refresh_tokens.hash",
     "refresh_tokens.parent_hash",
     "user_name_tokens.token",

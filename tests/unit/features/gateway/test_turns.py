@@ -204,7 +204,7 @@ def names(count: int) -> Iterator[str]:
     return (f"socket {number}" for number in range(count))
 
 
-async def test_at_most_six_reads_run_at_once_and_the_rest_come_in_order(crowd: Crowd) -> None:
+async def test_a_few_reads_run_at_once_and_the_rest_come_in_order(crowd: Crowd) -> None:
     for name in names(20):
         crowd.begin(name)
     await crowd.until(lambda: len(crowd.gate.waiting) == CONCURRENT_READS)
