@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.catalog import FEATURES
 from app.features.audit.feature import register_audit
+from app.features.audit.metrics import install_metrics
 from app.features.audit.write import event_writer
 from app.features.auth.feature import register_auth
 from app.features.gateway.runtime import Gateway
@@ -179,6 +180,7 @@ def build_app(settings: Settings) -> FastAPI:
     for feature in FEATURES:
         for router in feature.routers:
             app.include_router(router, prefix=API_PREFIX)
+    install_metrics(app, allowed=settings.audit.metrics_allowed)
     install_problem_handlers(app)
     install_pages(app, enabled=settings.server.enable_docs)
     install_asyncapi(app, FEATURES, own_frames=OWN_FRAMES, enabled=settings.server.enable_docs)

@@ -1,5 +1,6 @@
 """The one list of what this server can do. A slice that is not named here does not exist."""
 
+from app.features.account.feature import FEATURE as ACCOUNT
 from app.features.audit.feature import FEATURE as AUDIT
 from app.features.auth.feature import FEATURE as AUTH
 from app.features.calls.feature import FEATURE as CALLS
@@ -16,6 +17,7 @@ from app.transport.feature import Feature
 FEATURES: tuple[Feature, ...] = (
     GATEWAY,
     CALLS,
+    ACCOUNT,
     INBOX,
     MESSAGES,
     CHATS,

@@ -621,6 +621,30 @@ class UpdateSettings(Group):
     )
 
 
+class AuditSettings(Group):
+    """The record of security events, and who may read the metrics."""
+
+    retention_days: int = Field(
+        365,
+        alias="AUDIT_RETENTION_DAYS",
+        ge=1,
+        le=36_500,
+        description="Days that security events are kept.",
+    )
+    metrics_allowed: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
+        default_factory=list[IPv4Network | IPv6Network],
+        alias="METRICS_ALLOWED",
+        description="Networks, with commas, that may read /metrics directly, never through a proxy; empty: nobody.",
+    )
+
+    @field_validator("metrics_allowed", mode="before")
+    @classmethod
+    def _parse_networks(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return [ip_network(part, strict=False) for part in _split_list(value)]
+
+
 class LogSettings(Group):
     """Where the log goes."""
 
@@ -663,6 +687,7 @@ class Settings:
     people: PeopleSettings
     limits: LimitSettings
     updates: UpdateSettings
+    audit: AuditSettings
     log: LogSettings
 
     @property
@@ -699,6 +724,7 @@ GROUPS: dict[str, type[Group]] = {
     "people": PeopleSettings,
     "limits": LimitSettings,
     "updates": UpdateSettings,
+    "audit": AuditSettings,
     "log": LogSettings,
 }
 

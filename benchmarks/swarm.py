@@ -348,7 +348,8 @@ class Swarm:
 
     async def reach(self, scope: str, seq: int) -> dict[str, Any]:
         """Wait until every device has applied so much of a scope."""
-        while any(device.cursors.get(scope, 0) < seq for device in self.devices):  # noqa: ASYNC110 - thousands, which no event tells
+        positions = [device.sync.position for device in self.devices]
+        while any(it.cursors.get(scope, 0) < seq for it in positions):  # noqa: ASYNC110 - thousands, which no event tells
             await asyncio.sleep(_LOOK_SECONDS)
         return {}
 

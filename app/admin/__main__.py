@@ -7,19 +7,21 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from app.admin.audit import cli as audit
 from app.admin.env_example import render_env_example
 from app.admin.keys import keys
+from app.admin.opened import admin_act, faults_told, open_for_admin
 from app.admin.problem_list import render_problem_list
+from app.features.audit.record import record
 from app.features.updates.epoch import renew_epoch
-from app.infra.database.database import open_database
-from app.infra.database.migrate import migrate
-from app.kernel.clock import SystemClock
-from app.settings import Settings, SettingsError, load_settings
+from app.infra.database.tx import Tx
+from app.settings import Settings, load_settings
 from app.start_checks import read_and_ask
 
 _console = Console(highlight=False)
 _errors = Console(highlight=False, stderr=True)
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+cli.add_typer(audit, name="audit")
 cli.add_typer(keys, name="keys")
 
 
@@ -63,21 +65,17 @@ def new_epoch() -> None:
 
 
 async def _renew_epoch(settings: Settings) -> str:
-    await migrate(settings)
-    database = open_database(settings, SystemClock())
-    try:
-        return await database.write(renew_epoch)
-    finally:
-        await database.close()
+    async def work(tx: Tx) -> str:
+        record(tx, admin_act("epoch_renewed"))
+        return await renew_epoch(tx)
+
+    async with open_for_admin(settings) as db:
+        return await db.write(work)
 
 
 def _load() -> Settings:
-    try:
+    with faults_told():
         return load_settings()
-    except SettingsError as error:
-        for fault in error.faults:
-            _errors.print(fault, markup=False)
-        raise typer.Exit(1) from error
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy import ColumnElement, func, select
 
 # Importing the composition root imports every slice, and with it every sealed column.
+from app.admin.opened import record_act
 from app.bootstrap import prove_keys
 from app.features.users.rebuild_index import (
     begin_rebuild,
@@ -41,6 +42,7 @@ from app.infra.cipher.rotation import begin_rotation, count_older, finish_rotati
 from app.infra.cipher.stored_forms import KINDS, PLAIN, SEALED, note_forms, places_of, set_form
 from app.infra.database.database import Database, open_database
 from app.infra.database.tx import Tx
+from app.infra.logging.setup import configure_logging
 from app.infra.secrets import Secrets, load_new_key
 from app.kernel.clock import SystemClock
 from app.settings import Settings, SettingsError, load_settings
@@ -96,7 +98,7 @@ async def rotate(
     batch: Annotated[int, typer.Option(min=1, help="Keys a transaction.")] = _BATCH,
 ) -> None:
     """Wrap all data keys under MASTER_KEY_NEW (or MASTER_KEY_NEW_FILE) instead of MASTER_KEY."""
-    async with _open_desk() as desk:
+    async with _open_desk("keys_rotate") as desk:
         new_key = load_new_key(desk.settings, "MASTER_KEY")
         if new_key is None:
             raise SettingsError(["MASTER_KEY_NEW: set it, or MASTER_KEY_NEW_FILE, to the next key"])
@@ -130,7 +132,7 @@ async def renew(
     """Give owners a new data key, seal their rows anew under it, and destroy the old one."""
     if (owner is None) == (not every):
         raise SettingsError(["Say either --owner chat:42 or --all"])
-    async with _open_desk() as desk:
+    async with _open_desk("keys_renew") as desk:
         age = timedelta(days=older_than)
         owners = await _list_owners(desk, age) if owner is None else [owner]
         for start in range(0, len(owners), _BATCH):
@@ -157,7 +159,7 @@ async def renew(
 @_command
 async def convert() -> None:
     """Store all rows as ENCRYPT_PERSONAL_DATA and ENCRYPT_MESSAGES say now."""
-    async with _open_desk() as desk:
+    async with _open_desk("keys_convert") as desk:
         wanted: dict[Kind, bool] = {kind: is_encrypted(desk.keyring, kind) for kind in KINDS}
         await desk.db.write(lambda tx: note_forms(tx, wanted), timeout_seconds=600)
         await desk.db.read(desk.keyring.watch)
@@ -170,7 +172,7 @@ async def convert() -> None:
 @_command
 async def rebuild() -> None:
     """Index phones and names under INDEX_KEY_NEW; the servers were started with both keys before."""
-    async with _open_desk() as desk:
+    async with _open_desk("keys_rebuild_index") as desk:
         if desk.secrets.index_key_new is None:
             raise SettingsError(["INDEX_KEY_NEW: set it, or INDEX_KEY_NEW_FILE, to the next key"])
         older = BlindIndex(desk.secrets.index_key)
@@ -310,14 +312,15 @@ def _owned(place: Place, owner: str) -> ColumnElement[bool] | None:
 
 
 @asynccontextmanager
-async def _open_desk() -> AsyncGenerator[Desk]:
-    """Nothing is written before the keys are proved."""
+async def _open_desk(act: str | None = None) -> AsyncGenerator[Desk]:
+    """Nothing is written before the keys are proved. `act` is recorded before it is begun."""
     settings = load_settings()
     secrets, kek = await prove_keys(settings)
     if kek is None:
         raise SettingsError(
             ["DATABASE_URL: this database was never set up; start the server first"]
         )
+    write_log_at_once = configure_logging(settings.log)
     db = open_database(settings, SystemClock())
     try:
         keyring = await open_keyring(
@@ -328,9 +331,12 @@ async def _open_desk() -> AsyncGenerator[Desk]:
             messages=settings.secrets.encrypt_messages,
             kek=kek,
         )
+        if act is not None:
+            await record_act(db, keyring, act)
         yield Desk(settings, secrets, kek, db, keyring)
     finally:
         await db.close()
+        write_log_at_once()
 
 
 def _progress_bar() -> Progress:

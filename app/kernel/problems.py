@@ -68,6 +68,9 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         self.retry_after = retry_after
         self.headers = headers or {}
         self.members = members
+        # For the record of security events alone: what it was about, and whether it stands there already.
+        self.subject: str | None = None
+        self.is_recorded = False
 
     def document(self, status: int) -> dict[str, object]:
         """The problem document of RFC 9457, the same over HTTP and in a WebSocket `error`."""

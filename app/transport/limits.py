@@ -153,11 +153,13 @@ def _refuse(services: Services, standings: Sequence[Standing], *, user_id: UserI
     services.events.record(
         SecurityEvent("rate_limited", user_id, details={"limit": worst.quota.name})
     )
-    raise RateLimited(
+    refusal = RateLimited(
         retry_after=max(1, math.ceil(worst.reset_seconds)),
         headers=render_standings(standings),
         limit=worst.quota.name,
     )
+    refusal.is_recorded = True
+    raise refusal
 
 
 def _a_minute(settings: LimitSettings) -> Mapping[LimitClass, int]:

@@ -185,9 +185,9 @@ BUGS: Sequence[Bug] = (
         patches=(
             Patch(
                 "app/infra/database/engines.py",
-                "        async with _connect(self.engine) as connection, connection.begin():\n"
+                "        async with self._connect(self.engine, deadline) as connection, connection.begin():\n"
                 "            yield _PostgresConnection(connection)\n",
-                "        async with _connect(self.engine) as connection:\n"
+                "        async with self._connect(self.engine, deadline) as connection:\n"
                 "            transaction = await connection.begin()\n"
                 "            try:\n"
                 "                yield _PostgresConnection(connection)\n"

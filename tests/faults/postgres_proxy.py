@@ -12,6 +12,7 @@ from tests.faults.tcp_proxy import Link, TcpProxy
 _SSL_REQUEST = 80877103
 _GSS_REQUEST = 80877104
 # ReadyForQuery without its last byte: whatever came of the COMMIT is over.
+_LOOK_SECONDS = 0.05
 _READY = b"Z\x00\x00\x00\x05"
 
 
@@ -104,7 +105,7 @@ class _PostgresLink(Link):
     async def _take_commit(self, message: bytes) -> None:
         database = self._database
         if database.hold_commit_seconds:
-            await asyncio.sleep(database.random.uniform(0, database.hold_commit_seconds))
+            await self._hold(database.random.uniform(0, database.hold_commit_seconds))
         fate = database.decide()
         if fate is CommitFate.CUT_BEFORE:
             self.cut()
@@ -112,6 +113,15 @@ class _PostgresLink(Link):
         if fate is CommitFate.LOSE_ANSWER:
             self._unheard = bytearray()
         await self.to_server(message)
+
+    async def _hold(self, seconds: float) -> None:
+        """So long, or until the proxy is healed: a transaction that hangs on keeps its locks."""
+        end = asyncio.get_running_loop().time() + seconds
+        while self._database.hold_commit_seconds:
+            left = end - asyncio.get_running_loop().time()
+            if left <= 0:
+                return
+            await asyncio.sleep(min(left, _LOOK_SECONDS))
 
 
 class CommitFinder:

@@ -245,7 +245,8 @@ async def test_answers_have_the_same_members_for_every_role(backend: Backend) ->
     assert outside["my"] is None
     assert outside["last_message"] is None
     assert (outside["unread_count"], outside["others_read_message_id"]) == (0, 0)
-    assert all(await person.get(f"/messages/{message['id']}") == message for person in insiders)
+    for person in insiders:
+        assert await person.get(f"/messages/{message['id']}") == message
     lists = [await person.walk(members(group)) for person in insiders]
     assert lists[0] == lists[1] == lists[2]
     known = {"id", "first_name", "last_name", "username", "is_deleted"}

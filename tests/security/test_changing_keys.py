@@ -99,11 +99,16 @@ async def test_the_master_key_changes_under_load_and_survives_kills(backend: Bac
     kills = 0
     for attempt in range(6):
         seconds = 2.5 + attempt / 2
-        kills += await in_thread(
+        was_at_work = await in_thread(
             operator.run_and_kill, *arguments, after_seconds=seconds, settings=settings
         )
         assert (await anna.get(f"/messages/{before['id']}"))["text"] == "before"
-    await in_thread(operator.run, *arguments, settings=settings)
+        if not was_at_work:
+            # A fast machine: it has come to its end, and the old key opens nothing any more.
+            break
+        kills += 1
+    else:
+        await in_thread(operator.run, *arguments, settings=settings)
     await anna.say(chat, "after")
     await bruno.group("Made after")
     assert not talking.done(), talking.exception()

@@ -100,7 +100,7 @@ def test_a_sound_production_passes_and_starts(directory: Path) -> None:
     server = Server(directory, SOUND)
     assert check(server) == (0, "ok\n")
     assert check(server, "--json") == (0, '{"ok": true, "faults": []}\n')
-    with server.start():
+    with server:
         # Beside the running server too: it takes nothing away.
         assert check(server) == (0, "ok\n")
         server.stop()

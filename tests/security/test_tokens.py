@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from tests.security.browser import Browser
 from tests.support.people import Backend, Json, Person
 
 pytestmark = pytest.mark.anyio
@@ -75,7 +76,7 @@ async def test_a_changed_claim_opens_nothing(backend: Backend) -> None:
 
 
 async def make_tokens(backend: Backend) -> tuple[Person, dict[str, str]]:
-    """One of each kind, all alive and of one person."""
+    """One of each kind, all alive; all but the CSRF token are of one person."""
     anna = await backend.sign_up()
     await anna.put("/auth/two-step", {"password": PASSWORD}, expect=200)
     verification_id, code = await backend.ask_code(anna.phone)
@@ -87,8 +88,16 @@ async def make_tokens(backend: Backend) -> tuple[Person, dict[str, str]]:
         "ticket": await anna.ticket(),
         "password": half["password_token"],
         "verification": (await backend.ask_code(backend.deployment.next_phone()))[0],
+        "csrf": (await open_browser(backend)).csrf_token,
     }
     return anna, tokens
+
+
+async def open_browser(backend: Backend) -> Browser:
+    """Of somebody who is signed in by cookies."""
+    browser = Browser(backend)
+    await browser.sign_in(backend.deployment.next_phone(), first_name="Bruno")
+    return browser
 
 
 async def try_bearer(backend: Backend, token: str) -> bool:
@@ -139,7 +148,7 @@ async def test_no_token_stands_for_another(backend: Backend, door: str) -> None:
 
 async def test_a_socket_opens_with_a_ticket_or_an_access_token_alone(backend: Backend) -> None:
     anna, tokens = await make_tokens(backend)
-    for kind in ("refresh", "password", "verification"):
+    for kind in ("refresh", "password", "verification", "csrf"):
         socket = await anna.connect(token=tokens[kind], hello=False)
         await socket.expect_close(4401)
     for kind in ("ticket", "access"):
@@ -149,10 +158,30 @@ async def test_a_socket_opens_with_a_ticket_or_an_access_token_alone(backend: Ba
 async def test_a_socket_is_kept_open_by_the_same_tokens_alone(backend: Backend) -> None:
     anna, tokens = await make_tokens(backend)
     socket = await anna.connect()
-    for kind in ("refresh", "password", "verification"):
+    for kind in ("refresh", "password", "verification", "csrf"):
         await socket.refused("auth", {"token": tokens[kind]}, "token_invalid")
     for kind in ("ticket", "access"):
         await socket.request("auth", {"token": tokens[kind]})
+
+
+async def test_a_page_proves_itself_by_a_csrf_token_alone(backend: Backend) -> None:
+    _, tokens = await make_tokens(backend)
+    browser = await open_browser(backend)
+    own = browser.csrf_token
+    # Among them is a CSRF token, of another session.
+    for token in (*tokens.values(), own):
+        browser.cookies[f"{browser.prefix}csrf_token"] = token
+        answer = await browser.call("PUT", "/users/me", {"bio": "Hi"}, csrf=token)
+        assert answer.status_code == (200 if token == own else 403)
+
+
+async def test_cookies_hold_what_they_are_for(backend: Backend) -> None:
+    _, tokens = await make_tokens(backend)
+    browser = await open_browser(backend)
+    for kind, token in tokens.items():
+        browser.cookies["access_token"] = token
+        answer = await browser.call("GET", "/users/me")
+        assert answer.status_code == (200 if kind == "access" else 401), kind
 
 
 async def test_sixty_sign_ins_leave_fifty_sessions(backend: Backend) -> None:

@@ -5,7 +5,9 @@ from datetime import timedelta
 import structlog
 
 from app.features.audit.chain import BATCH, HEAD_NAME, append_queued, has_queued, read_link
+from app.features.audit.prune import prune_events
 from app.features.audit.sink import FLUSH_INTERVAL, AuditSink
+from app.features.audit.watch import Watch
 from app.infra.services import Services
 from app.kernel.problems import Problem
 from app.transport.feature import Job
@@ -18,11 +20,15 @@ async def flush_refusals(services: Services) -> None:
 
 
 async def chain_events(services: Services) -> None:
-    """All that is queued at this moment; every worker tries, one at a time does it."""
+    """All that is queued at this moment; every worker tries, one at a time does it, and looks at it."""
+    watch = services.rules.one(Watch)
     try:
         # A look costs nobody a turn at writing.
         while await services.db.read(has_queued):
-            if await services.db.write(append_queued) < BATCH:
+            chained = await services.db.write(append_queued)
+            if chained:
+                await services.db.write(lambda tx: watch.look(tx, services.keyring))
+            if chained < BATCH:
                 return
     except Problem:
         return  # the database is away; what is queued there waits
@@ -34,8 +40,14 @@ async def log_head(services: Services) -> None:
     log.info("audit_head", head=str(head))
 
 
+async def prune_record(services: Services) -> None:
+    retention = timedelta(days=services.settings.audit.retention_days)
+    await prune_events(services.db, retention=retention)
+
+
 JOBS = (
     Job("flush_refusals", FLUSH_INTERVAL, flush_refusals),
     Job("chain_events", timedelta(milliseconds=300), chain_events),
     Job("log_audit_head", timedelta(hours=1), log_head),
+    Job("prune_audit_events", timedelta(minutes=50), prune_record),
 )

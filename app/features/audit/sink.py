@@ -1,8 +1,8 @@
 """Refusals on their way into the record: bounded in memory and on disk, whatever a flood brings.
 
 Refusals of one source (an account, else a network) under one name become one row at once for the
-first, then one row a minute with a count. One row a minute more may leave early, when it has become
-large: detectors shall not learn of a flood when it is over.
+first, then one row a minute with a count. Of a new source one row more may leave within its first
+minute, as soon as there are enough for a detector: it shall not learn of an attack when that is over.
 """
 
 import time
@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from app.features.audit.detectors import telling_count
 from app.features.audit.record import complete
 from app.features.audit.write import Entry, write_entries
 from app.infra.cipher.keyring import Keyring
@@ -30,7 +31,6 @@ MAX_SUBJECTS: Final = 32
 # With 300 bytes a row a flood from ever new addresses writes at most 9 MB an hour and worker.
 MAX_SOURCES: Final = 500
 MAX_WAITING: Final = 5_000
-_EARLY: Final = 32
 _BATCH: Final = 500
 
 log = structlog.stdlib.get_logger("app.security")
@@ -49,7 +49,9 @@ class _Source:
     count: int = 0
     subjects: dict[str, None] = field(default_factory=dict[str, None])
     until: float = 0.0
-    left_early: bool = False
+    # In its first minute: how many were written, so that the row which completes an alert leaves early.
+    written: int = 0
+    is_new: bool = True
 
     def add(self, event: SecurityEvent, at: datetime) -> None:
         if self.count == 0:
@@ -64,13 +66,17 @@ class _Source:
     def is_due(self, now: float) -> bool:
         if self.count == 0:
             return False
-        return now >= self.until or (self.count >= _EARLY and not self.left_early)
+        is_telling = self.is_new and self.written + self.count >= telling_count(self.event.name)
+        return now >= self.until or is_telling
 
     def take(self, now: float) -> Entry:
         entry = Entry(self.event, self.at, self.count, tuple(self.subjects))
-        self.left_early = now < self.until
-        if not self.left_early:
+        if now >= self.until:
+            self.is_new = self.until == 0
             self.until = now + WINDOW_SECONDS
+        else:
+            self.is_new = False
+        self.written += self.count
         self.count = 0
         self.subjects = {}
         return entry

@@ -31,8 +31,10 @@ class Entry:
     subjects: Sequence[str] = ()
 
 
-def event_writer(keyring: Keyring) -> Callable[[Tx, Sequence[SecurityEvent]], Awaitable[None]]:
-    """What `Database.write_events` asks for."""
+def event_writer(
+    keyring: Keyring | None,
+) -> Callable[[Tx, Sequence[SecurityEvent]], Awaitable[None]]:
+    """What `Database.write_events` asks for. Without a keyring nothing personal is kept."""
 
     async def write(tx: Tx, events: Sequence[SecurityEvent]) -> None:
         subjects = [[event.subject] if event.subject else [] for event in events]
@@ -45,11 +47,11 @@ def event_writer(keyring: Keyring) -> Callable[[Tx, Sequence[SecurityEvent]], Aw
     return write
 
 
-async def write_entries(tx: Tx, keyring: Keyring, entries: Sequence[Entry]) -> None:
+async def write_entries(tx: Tx, keyring: Keyring | None, entries: Sequence[Entry]) -> None:
     """Queue one row each, in their order; the lines of the log leave after the commit."""
     ids = await tx.reserve_ids(AuditEventRow, len(entries))
     owners = [owner_of(entry.event.user_id) for entry in entries]
-    keys = await keyring.load(tx, owners)
+    keys = {} if keyring is None else await keyring.load(tx, owners)
     rows = [
         _row(row_id, entry, keys.get(owner))
         for row_id, entry, owner in zip(ids, entries, owners, strict=True)

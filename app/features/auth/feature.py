@@ -3,6 +3,7 @@
 from app.features.auth.codes import CodeHasher
 from app.features.auth.jobs import JOBS
 from app.features.auth.passwords import HASHING_THREADS, MAX_WAITING, PasswordHasher
+from app.features.auth.personal_data import AuthPersonalData
 from app.features.auth.routes import router
 from app.features.auth.two_step_routes import router as two_step_router
 from app.features.auth.updates import fill_two_step_changed
@@ -10,13 +11,15 @@ from app.infra.cipher.keyring import Keyring
 from app.infra.hashing import SlowHasher
 from app.kernel.rules import Rules
 from app.kernel.scopes import ScopeKind
-from app.transport.feature import Feature, UpdateKind
+from app.transport.feature import Feature, Rule, UpdateKind
+from app.transport.personal_data import PersonalData
 
 FEATURE = Feature(
     name="auth",
     routers=(router, two_step_router),
     updates=(UpdateKind("two_step_changed", ScopeKind.USER, fill_two_step_changed),),
     jobs=JOBS,
+    rules=(Rule(PersonalData, AuthPersonalData()),),
 )
 
 

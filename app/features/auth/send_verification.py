@@ -84,8 +84,9 @@ async def send_verification(
 
     try:
         row_id, quotas = await db.write(begin)
-    except RateLimited:
+    except RateLimited as problem:
         events.record(SecurityEvent("sign_in_code_limited", subject=asker.phone_index.hex()))
+        problem.is_recorded = True
         raise
     try:
         if not is_known_caller(quotas):
@@ -96,6 +97,7 @@ async def send_verification(
         await db.write(lambda tx: _mark_failed(tx, row_id))
         if isinstance(refusal, RateLimited):
             events.record(SecurityEvent("sign_in_budget_spent", subject=asker.phone_index.hex()))
+            refusal.is_recorded = True
         raise
     await db.write(lambda tx: _arm(tx, asker, row_id, code_hash))
     return SentCode(

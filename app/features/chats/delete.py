@@ -12,6 +12,7 @@ from app.features.chats.queries import (
     list_participant_ids,
 )
 from app.features.chats.rules import erase_messages, erase_plain
+from app.features.updates.log import ScopeLog
 from app.infra.cipher.keyring import chat_key
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
@@ -39,19 +40,24 @@ async def delete_chat(
         if membership.chat.type is ChatType.PRIVATE:
             await _clear(tx, tools, membership, for_everyone=for_everyone)
             return
-        await change_chat(
-            tx,
-            chat_id,
-            {"deleted_at": tx.now, "username": None, "title": None, "description": None},
-        )
-        await free_username(tx, chat_id)
-        await tools.keyring.destroy(tx, [chat_key(chat_id)])
-        await erase_plain(tools.rules, tx, chat_id=chat_id)
-        # With its content at hand: whoever would fill it in later finds no chat and no members.
-        content = {"chat_id": chat_id}
-        log.append(chat_scope(chat_id), "chat_deleted", subject_id=chat_id, content=content)
+        await dissolve(tx, tools, log, chat_id)
 
     await db.write(work)
+
+
+async def dissolve(tx: Tx, tools: Tools, log: ScopeLog, chat_id: ChatId) -> None:
+    """A group or channel is gone for all; `log` holds its scope."""
+    await change_chat(
+        tx,
+        chat_id,
+        {"deleted_at": tx.now, "username": None, "title": None, "description": None},
+    )
+    await free_username(tx, chat_id)
+    await tools.keyring.destroy(tx, [chat_key(chat_id)])
+    await erase_plain(tools.rules, tx, chat_id=chat_id)
+    # With its content at hand: whoever would fill it in later finds no chat and no members.
+    content = {"chat_id": chat_id}
+    log.append(chat_scope(chat_id), "chat_deleted", subject_id=chat_id, content=content)
 
 
 async def _clear(tx: Tx, tools: Tools, membership: Membership, *, for_everyone: bool) -> None:

@@ -3,6 +3,7 @@
 from app.features.chats.acquaintances import ChatAcquaintances
 from app.features.chats.door import MembersDoor
 from app.features.chats.jobs import JOBS
+from app.features.chats.personal_data import ChatsPersonalData
 from app.features.chats.routes import invites_router, router
 from app.features.chats.updates import (
     fill_chat_deleted,
@@ -15,6 +16,7 @@ from app.features.sessions.rules import ChatDoor
 from app.features.users.rules import AcquaintanceRule
 from app.kernel.scopes import ScopeKind
 from app.transport.feature import Feature, Rule, UpdateKind
+from app.transport.personal_data import PersonalData
 
 FEATURE = Feature(
     name="chats",
@@ -27,5 +29,9 @@ FEATURE = Feature(
         UpdateKind("chat_removed", ScopeKind.USER, fill_chat_removed),
     ),
     jobs=JOBS,
-    rules=(Rule(AcquaintanceRule, ChatAcquaintances()), Rule(ChatDoor, MembersDoor())),
+    rules=(
+        Rule(PersonalData, ChatsPersonalData()),
+        Rule(AcquaintanceRule, ChatAcquaintances()),
+        Rule(ChatDoor, MembersDoor()),
+    ),
 )

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    case,
     delete,
     func,
     insert,
@@ -30,7 +31,7 @@ from app.features.chats.limits import MAX_CHATS
 from app.features.chats.models import ChatRow, InviteRow, ParticipantRow
 from app.features.chats.policy import ChatType, Membership, Role
 from app.features.updates.models import ScopeRow
-from app.features.users.models import UsernameRow
+from app.features.users.models import UsernameRow, UserRow
 from app.infra.cipher.revisions import revision_of
 from app.infra.database.key_lists import key_parameters
 from app.infra.database.tx import Tx
@@ -210,6 +211,30 @@ async def list_admin_ids(tx: Tx, chat_id: ChatId) -> list[UserId]:
     """The owner and the admins."""
     statement = select(ParticipantRow.user_id).where(ParticipantRow.chat_id == chat_id, _IS_ADMIN)
     return list(await tx.scalars(statement))
+
+
+async def find_successor(tx: Tx, chat_id: ChatId, owner_id: UserId) -> UserId | None:
+    """Who is to own the chat when its owner goes: the oldest admin, else the oldest member, and one who
+    is restricted only if there is nobody else.
+    """
+    rank = case(
+        (ParticipantRow.role == str(Role.ADMIN), 0),
+        (ParticipantRow.role == str(Role.MEMBER), 1),
+        else_=2,
+    )
+    statement = (
+        select(ParticipantRow.user_id)
+        .join(UserRow, UserRow.id == ParticipantRow.user_id)
+        .where(
+            ParticipantRow.chat_id == chat_id,
+            ParticipantRow.user_id != owner_id,
+            ParticipantRow.role.in_(CURRENT),
+            UserRow.deleted_at.is_(None),
+        )
+        .order_by(rank, ParticipantRow.joined_at, ParticipantRow.user_id)
+        .limit(1)
+    )
+    return await tx.scalar(statement)
 
 
 async def list_participant_ids(tx: Tx, chat_id: ChatId) -> list[UserId]:

@@ -6,6 +6,7 @@ from app.features.chats.access import find_membership
 from app.features.sessions.authenticate import CurrentSession, authenticate_socket
 from app.infra.database.tx import Tx
 from app.infra.services import Services
+from app.kernel.events import SecurityEvent
 from app.kernel.ids import MAX_ID, ChatId, UserId
 from app.kernel.problems import Kind, Problem
 from app.transport.websocket.close_codes import CloseCode
@@ -37,6 +38,8 @@ async def admit(
             return CloseCode.SERVICE_RESTART
         return CloseCode.NOT_SIGNED_IN
     if len(hub.of_user(session.user_id)) >= services.settings.websocket.max_sockets:
+        details = {"limit": "open_sockets"}
+        services.events.record(SecurityEvent("rate_limited", details=details))
         return CloseCode.TOO_MANY
     return Admission(session, chat_id)
 

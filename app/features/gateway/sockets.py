@@ -8,7 +8,8 @@ faster than the cap is closed with 4429.
 import asyncio
 import logging
 from collections import deque
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, Final, cast
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -24,10 +25,12 @@ from app.infra.database.errors import DatabaseUnavailable
 from app.infra.logging.context import current_log_context
 from app.infra.services import Services
 from app.infra.tokens.opaque import Purpose, is_token
-from app.kernel.problems import Invalid, Problem, RateLimited
+from app.kernel.events import SecurityEvent
+from app.kernel.problems import Forbidden, Invalid, Problem, RateLimited
 from app.transport.http.client_address import find_address
 from app.transport.http.origins import comes_from_own_page
 from app.transport.http.problems import INTERNAL_ERROR_CODE, field_errors
+from app.transport.http.refusals import find_subject, record_refusal
 from app.transport.http.strict_json import JsonValue
 from app.transport.limits import LimitClass, is_spent, take
 from app.transport.websocket.close_codes import CloseCode
@@ -46,6 +49,12 @@ from app.transport.websocket.outgoing import render_frame
 
 _MAX_WAITING_FRAMES = 32
 _BURST = 6
+_ROUTE = "/ws"
+# Those closes that are refusals, as the problems that they would be over HTTP; whoever counts tells of 4429.
+_REFUSALS: Final[Mapping[CloseCode, type[Problem]]] = {
+    CloseCode.NOT_SIGNED_IN: TokenRefused,
+    CloseCode.NOT_ALLOWED: Forbidden,
+}
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +70,8 @@ def socket_endpoint(*, of_chat: bool) -> ASGIApp:
         settings = gateway.services.settings
         listed = {*settings.websocket.allowed_origins, *settings.browser.cors_origins}
         if not comes_from_own_page(scope, listed):
+            details = {"route": _ROUTE, "code": "origin_refused"}
+            gateway.services.events.record(SecurityEvent("permission_refused", details=details))
             await send({"type": "websocket.close", "code": int(CloseCode.NOT_ALLOWED)})
             return
         answer = await _admit(gateway, scope, token=parameters["token"], chat_text=chat_text)
@@ -70,6 +81,7 @@ def socket_endpoint(*, of_chat: bool) -> ASGIApp:
         if isinstance(answer, Admission):
             await Socket(gateway, answer, scope, receive, send).live()
         else:
+            _record_close(gateway, answer, subject=find_subject(parameters))
             await send({"type": "websocket.close", "code": int(answer)})
 
     return _Endpoint(serve)
@@ -190,6 +202,9 @@ class Socket:
         elif is_too_large(text):
             self.connection.close(CloseCode.TOO_LARGE)
         elif not self._is_allowed():
+            details = {"limit": "frames"}
+            events = self._gateway.services.events
+            events.record(SecurityEvent("rate_limited", details=details))
             self.connection.close(CloseCode.TOO_MANY)
         else:
             try:
@@ -240,6 +255,7 @@ class Socket:
         try:
             await self._answer(frame)
         except Problem as problem:
+            self._record(problem, frame)
             self.connection.send(render_error(problem, frame.request_id))
             if isinstance(problem, DatabaseUnavailable):
                 self._refuse_waiting(problem)
@@ -251,6 +267,13 @@ class Socket:
         """What came while that one waited for the database would wait as long, one after the other."""
         while self._inbox and self._inbox[0].type != "resume":
             self.connection.send(render_error(problem, self._inbox.popleft().request_id))
+
+    def _record(self, problem: Problem, frame: IncomingFrame) -> None:
+        """The type of a frame that nobody knows is the client's own word."""
+        is_known = frame.type in self._gateway.frames or frame.type in {"auth", "resume"}
+        route = f"{_ROUTE} {frame.type}" if is_known else _ROUTE
+        problem.subject = find_subject(frame.data)
+        record_refusal(self._gateway.services.events, problem, route=route)
 
     async def _answer(self, frame: IncomingFrame) -> None:
         if self._gateway.is_over(self.connection):
@@ -324,6 +347,14 @@ class Socket:
             self.connection, epoch=data.epoch, state=data.state, request_id=frame.request_id
         )
         await self._gateway.leader.lead(self.connection, course)
+
+
+def _record_close(gateway: Gateway, code: CloseCode, *, subject: str | None = None) -> None:
+    kind = _REFUSALS.get(code)
+    if kind is not None:
+        problem = kind()
+        problem.subject = subject
+        record_refusal(gateway.services.events, problem, route=_ROUTE)
 
 
 def _parse(model: type[BaseModel], data: dict[str, JsonValue]) -> Any:

@@ -5,6 +5,7 @@ from app.features.messages.append import NEW_MESSAGE
 from app.features.messages.delete import MESSAGE_DELETED, MESSAGE_HIDDEN
 from app.features.messages.edit import MESSAGE_EDITED
 from app.features.messages.frames import handle_read, handle_send_message, handle_typing
+from app.features.messages.personal_data import MessagesPersonalData
 from app.features.messages.read import READ, READ_BY
 from app.features.messages.routes import chats_router, router
 from app.features.messages.schemas import ReadFrame, SendMessage, TypingFrame
@@ -14,6 +15,7 @@ from app.features.messages.updates import fill_message, fill_read, fill_referenc
 from app.kernel.scopes import ScopeKind
 from app.transport.feature import Feature, FrameKind, Rule, UpdateKind
 from app.transport.limits import LimitClass
+from app.transport.personal_data import PersonalData
 
 FEATURE = Feature(
     name="messages",
@@ -32,6 +34,7 @@ FEATURE = Feature(
         FrameKind(TYPING, TypingFrame, handle_typing, LimitClass.TYPING),
     ),
     rules=(
+        Rule(PersonalData, MessagesPersonalData()),
         Rule(ServiceMessages, ServiceMessageWriter()),
         Rule(ChatContents, MessageEraser()),
     ),

@@ -549,10 +549,15 @@ async def empty_message(tx: Tx, message_id: MessageId) -> None:
     """Leave of a message what its tombstone and the repeat of its send need, and nothing else. Who puts
     its body back finds that it does not open.
     """
-    await raise_revisions(tx, MessageRow, [message_id])
+    await empty_messages(tx, [message_id])
+
+
+async def empty_messages(tx: Tx, message_ids: Sequence[MessageId]) -> None:
+    """As `empty_message`, for several."""
+    await raise_revisions(tx, MessageRow, message_ids)
     await tx.execute(
         update(MessageRow)
-        .where(MessageRow.id == message_id)
+        .where(MessageRow.id.in_(message_ids))
         .values(body=None, forward=None, service=None, reply_to_id=None, deleted_at=tx.now)
     )
 

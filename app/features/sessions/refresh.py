@@ -78,14 +78,13 @@ async def refresh_session(
     if token_hash is None:
         raise RefreshTokenInvalid
 
-    async def work(tx: Tx) -> SessionTokens | None:
+    async def work(tx: Tx) -> SessionTokens | RefreshTokenInvalid:
         presented = await _lock_and_read(tx, token_hash)
         verdict = _judge(presented, tx.now)
         if presented is None or verdict is _Verdict.REFUSE:
-            return None
+            return RefreshTokenInvalid()
         if verdict is _Verdict.REPLAYED:
-            await _end_replayed(tx, revocations, presented)
-            return None
+            return await _end_replayed(tx, revocations, presented)
         if verdict is _Verdict.REPEAT:
             token = await _open_successor(tx, keyring, presented)
         else:
@@ -93,9 +92,9 @@ async def refresh_session(
         return _issue(tx, tokens, presented, token)
 
     outcome = await db.write(work)
-    if outcome is None:
+    if isinstance(outcome, RefreshTokenInvalid):
         # The end of the session had to be committed, so the refusal comes only now.
-        raise RefreshTokenInvalid
+        raise outcome
     return outcome
 
 
@@ -237,7 +236,9 @@ async def _open_successor(tx: Tx, keyring: Keyring, presented: _Presented) -> st
     return successor
 
 
-async def _end_replayed(tx: Tx, revocations: RevocationList, presented: _Presented) -> None:
+async def _end_replayed(
+    tx: Tx, revocations: RevocationList, presented: _Presented
+) -> RefreshTokenInvalid:
     log = await lock_scopes(tx, [user_scope(presented.user_id)])
     await end_sessions(
         tx,
@@ -247,6 +248,9 @@ async def _end_replayed(tx: Tx, revocations: RevocationList, presented: _Present
         session_ids=[presented.session_id],
     )
     record(tx, SecurityEvent("refresh_token_replayed", presented.user_id, presented.session_id))
+    refusal = RefreshTokenInvalid()
+    refusal.is_recorded = True
+    return refusal
 
 
 def _issue(

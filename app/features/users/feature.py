@@ -1,5 +1,6 @@
 """What people add to the server."""
 
+from app.features.users.personal_data import UsersPersonalData
 from app.features.users.routes import router
 from app.features.users.updates import (
     fill_blocked_changed,
@@ -8,7 +9,8 @@ from app.features.users.updates import (
     fill_profile_updated,
 )
 from app.kernel.scopes import ScopeKind
-from app.transport.feature import Feature, UpdateKind
+from app.transport.feature import Feature, Rule, UpdateKind
+from app.transport.personal_data import PersonalData
 
 FEATURE = Feature(
     name="users",
@@ -19,4 +21,5 @@ FEATURE = Feature(
         UpdateKind("contacts_changed", ScopeKind.USER, fill_contacts_changed),
         UpdateKind("blocked_changed", ScopeKind.USER, fill_blocked_changed),
     ),
+    rules=(Rule(PersonalData, UsersPersonalData()),),
 )

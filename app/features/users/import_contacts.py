@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from app.features.audit.record import record
 from app.features.updates.log import lock_scopes
 from app.features.users.address_book import NewName, load_saved, save_names, select_saved
 from app.features.users.contacts import Contact, attach_profiles
@@ -14,6 +15,7 @@ from app.infra.cipher.blind_index import BlindIndex
 from app.infra.cipher.keyring import Keyring
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
+from app.kernel.events import SecurityEvent
 from app.kernel.ids import UserId
 from app.kernel.phones import find_phone
 from app.kernel.scopes import user_scope
@@ -71,6 +73,8 @@ async def import_contacts(
         budget = await spend_lookups(
             tx, index, user_id=owner, phones=names, per_day=lookups_per_day
         )
+        details = {"entries": len(entries), "new": budget.new}
+        record(tx, SecurityEvent("contacts_imported", owner, details=details))
         found = await find_by_phone(tx, index, viewer=owner, phones=names)
         wanted = {user_id: names[phone] for phone, user_id in found.items() if user_id != owner}
         await save_names(tx, keyring, owner=owner, names=wanted)

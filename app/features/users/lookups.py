@@ -20,11 +20,12 @@ _DAY_SECONDS = 86_400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What an account may still look up before midnight."""
+    """What an account may still look up before midnight; `new`: what this call took of it."""
 
     per_day: int
     left: int
     reset_seconds: int
+    new: int = 0
 
     @property
     def headers(self) -> dict[str, str]:
@@ -65,7 +66,9 @@ async def spend_lookups(
     if new:
         rows = [{"user_id": user_id, "day": day, "phone_index": value} for value in sorted(new)]
         await tx.execute(insert(PhoneLookupRow), rows)
-    return Budget(per_day=per_day, left=left - len(new), reset_seconds=_DAY_SECONDS - second)
+    return Budget(
+        per_day=per_day, left=left - len(new), reset_seconds=_DAY_SECONDS - second, new=len(new)
+    )
 
 
 async def _find_known(

@@ -20,7 +20,12 @@ from app.infra.logging.context import LogContext, begin_log_context
 from app.kernel.problems import BadRequest, Problem, Unavailable
 from app.transport.http.client_address import SCOPE_KEY, Network, find_client_address
 from app.transport.http.limits import ANSWER_HEADERS
-from app.transport.http.problems import internal_error_response, problem_response
+from app.transport.http.problems import (
+    internal_error_response,
+    problem_response,
+    route_template,
+)
+from app.transport.http.refusals import record_http_refusal, record_probe
 from app.transport.http.scheme import note_scheme
 
 MAX_HEADERS: Final = 100
@@ -66,6 +71,7 @@ class EdgeMiddleware:
         note_scheme(scope, self._trusted_proxies)
         request_id = find_request_id(scope) or make_request_id()
         context = begin_log_context(request_id, address=address)
+        record_probe(scope)
         if scope["type"] == "websocket":
             await self._serve_websocket(scope, receive, send)
         else:
@@ -109,6 +115,7 @@ class _Exchange:
             check_head(scope)
             await self._app(scope, receive, send_marked)
         except Problem as problem:
+            record_http_refusal(scope, problem, route=route_template(scope))
             await problem_response(problem)(scope, receive, send_marked)
         except ClientDisconnect:
             self._status = self._status or _CLIENT_CLOSED
@@ -183,10 +190,3 @@ def find_request_id(scope: Scope) -> str | None:
 
 def make_request_id() -> str:
     return secrets.token_hex(12)
-
-
-def route_template(scope: Scope) -> str:
-    """`/api/v1/chats/{chat_id}`: never the path itself, which may hold a token or an invite."""
-    included = scope.get("fastapi", {}).get("effective_route_context")
-    path = getattr(included, "path", None) or getattr(scope.get("route"), "path", None)
-    return path if isinstance(path, str) else "-"

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException  # noqa: TID251 - caught here, never raised
 from starlette.responses import Response
+from starlette.types import Scope
 
 from app.infra.logging.context import current_log_context
 from app.kernel.problems import (
@@ -27,6 +28,7 @@ from app.kernel.problems import (
     TooLarge,
     UnsupportedMediaType,
 )
+from app.transport.http.refusals import record_http_refusal
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 PROBLEM_SCHEMA: Final = "Problem"
@@ -177,8 +179,17 @@ def problem_schema() -> dict[str, object]:
     }
 
 
-async def _handle_problem(_request: Request, error: Exception) -> Response:
-    return problem_response(cast("Problem", error))
+def route_template(scope: Scope) -> str:
+    """`/api/v1/chats/{chat_id}`: never the path itself, which may hold a token or an invite."""
+    included = scope.get("fastapi", {}).get("effective_route_context")
+    path = getattr(included, "path", None) or getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) else "-"
+
+
+async def _handle_problem(request: Request, error: Exception) -> Response:
+    problem = cast("Problem", error)
+    record_http_refusal(request.scope, problem, route=route_template(request.scope))
+    return problem_response(problem)
 
 
 async def _handle_validation_error(_request: Request, error: Exception) -> Response:
@@ -193,7 +204,7 @@ async def _handle_http_exception(request: Request, error: Exception) -> Response
         headers["Allow"] = ", ".join(_allowed_methods(request))
     known = _HTTP_PROBLEMS.get(error.status_code)
     if known is not None:
-        return problem_response(known(headers=headers))
+        return await _handle_problem(request, known(headers=headers))
     if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         context = current_log_context()
         return internal_error_response(context.request_id if context else "")

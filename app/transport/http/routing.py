@@ -29,6 +29,7 @@ from app.kernel.problems import (
 )
 from app.transport.http.limits import admit, limit_of
 from app.transport.http.problems import problem_responses
+from app.transport.http.refusals import find_subject
 from app.transport.http.strict_json import JsonValue, parse_json
 
 DEFAULT_MAX_BODY_SIZE: Final = 1_048_576
@@ -86,7 +87,11 @@ class StrictRoute(APIRoute):
                 return await handle(request)
             body = await read_body(request)
             value = parse_json(body) if body else None
-            return await handle(_ParsedRequest(request, body, value))
+            try:
+                return await handle(_ParsedRequest(request, body, value))
+            except NotFound as problem:
+                problem.subject = find_subject(value)
+                raise
 
         return handle_strictly
 

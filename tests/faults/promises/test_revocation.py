@@ -21,11 +21,11 @@ pytestmark = pytest.mark.anyio
 
 WORKERS = scaled(quick=2, full=4)
 SOCKETS_EACH = 3
-WAYS = ("logout", "revoke one", "revoke all others", "second password")
+WAYS = ("logout", "revoke one", "revoke all others", "second password", "account deletion")
 # Devices that are signed in at the same time; they are ended one after another.
 AT_ONCE = 2 * len(WAYS)
-ROUNDS = scaled(quick=8, full=500)
-ROUNDS_WITHOUT_REDIS = scaled(quick=4, full=60)
+ROUNDS = scaled(quick=10, full=500)
+ROUNDS_WITHOUT_REDIS = scaled(quick=5, full=60)
 ALLOWED_SECONDS = 1.0
 ALLOWED_WITHOUT_REDIS_SECONDS = 2.0
 _ENDED = 4401
@@ -164,6 +164,8 @@ async def revoke(lost: Lost) -> None:
         await lost.keeper.delete(f"/auth/sessions/{lost.session_id}", expect=204)
     elif lost.way == "revoke all others":
         await lost.keeper.delete("/auth/sessions", expect=204)
+    elif lost.way == "account deletion":
+        await lost.keeper.delete("/users/me", expect=204)
     else:
         # Whether it is set, changed or removed, the others end.
         await lost.keeper.put("/auth/two-step", {"password": _PASSWORD}, expect=200)

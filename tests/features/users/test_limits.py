@@ -52,7 +52,7 @@ async def test_import_and_search_share_a_daily_budget_of_new_numbers(backend: Ba
     for first in range(0, LOOKUPS_PER_DAY, 500):
         answer = await dial(anna, first, 500)
         assert answer.status_code == 200
-    assert answer.headers["ratelimit"].startswith('"lookups";r=0;t=')
+    assert '"lookups";r=0;t=' in answer.headers["ratelimit"]
     refused = await dial(anna, LOOKUPS_PER_DAY, 1)
     assert refused.status_code == 429
     assert refused.json()["code"] == "lookups_exhausted"

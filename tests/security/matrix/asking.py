@@ -177,6 +177,13 @@ async def _set_password(question: Question) -> Outcome:
     return await _call(question, Call(body={"password": "correct horse battery"}), someone)
 
 
+async def _delete_account(question: Question) -> Outcome:
+    someone = question.who
+    if question.role != "nobody":
+        someone = await question.cast.backend.sign_up()
+    return await _call(question, Call(), someone)
+
+
 async def _end_owners_session(question: Question) -> Outcome:
     if question.role != "owner":
         return await _call(question, Call())
@@ -205,6 +212,7 @@ PROBES: dict[tuple[str, str], Callable[[Question], Awaitable[Outcome]]] = {
     ("POST /api/v1/auth/refresh-token", "my access token"): _refresh_by_access,
     ("POST /api/v1/auth/logout", ""): _log_out,
     ("PUT /api/v1/auth/two-step", "of a new account"): _set_password,
+    ("DELETE /api/v1/users/me", "of a new account"): _delete_account,
     ("DELETE /api/v1/auth/sessions/{session_id}", "the owner's"): _end_owners_session,
     ("POST /api/v1/messages/", "to whom I block"): _write_to_whom_i_block,
     ("WS /api/v1/ws/{token}", ""): _open_socket,

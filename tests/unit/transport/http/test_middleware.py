@@ -111,6 +111,7 @@ async def test_a_websocket_with_a_bad_head_is_refused_before_the_handshake() -> 
     scope = {
         "type": "websocket",
         "path": "/ws/x",
+        "scheme": "ws",
         "headers": [(b"host", b"a/?b")],
         "client": ("1.2.3.4", 5),
         "query_string": b"",
