@@ -11,7 +11,7 @@ from tests.support.openapi import OpenApi
 def whole_suite(request: pytest.FixtureRequest) -> None:
     """Only the whole suite provokes every answer."""
     collected = {item.path.parent.name for item in request.session.items}
-    wanted = {"auth", "users", "chats", "messages", "gateway", "inbox", "contract"}
+    wanted = {"auth", "users", "chats", "messages", "gateway", "inbox", "contract", "security"}
     if not wanted <= collected or request.config.option.keyword or request.config.option.markexpr:
         pytest.skip("only when the whole suite runs")
 

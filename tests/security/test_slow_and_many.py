@@ -40,7 +40,9 @@ class Dripper:
         writer.write(self.beginning)
         dripping = asyncio.create_task(self._drip(writer))
         with contextlib.suppress(ConnectionError):
-            self.answer = await reader.read()
+            # Piece by piece: a reset, which a dripper provokes, takes what was not read yet.
+            while piece := await reader.read(65_536):
+                self.answer += piece
         self.lasted = time.monotonic() - began
         dripping.cancel()
         writer.close()

@@ -8,7 +8,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
 from app.infra.limits.port import Draw, Standing
 from app.infra.limits.refusals import Refusals
-from app.infra.limits.windows import draw_in_order
+from app.infra.limits.windows import draw
 
 # An address costs an attacker nothing: past this many counters the oldest are forgotten.
 _MAX_COUNTERS = 200_000
@@ -26,7 +26,7 @@ class MemoryLimiter:
         refused = self._refusals.find(draws)
         if refused:
             return refused
-        standings = [await draw_in_order(self._limiter, draw) for draw in draws]
+        standings = [await draw(self._limiter, it) for it in draws]
         self._refusals.note(draws, standings)
         return standings
 

@@ -14,7 +14,7 @@ from redis.exceptions import NoScriptError, RedisError
 from app.infra.limits.memory import MemoryLimiter
 from app.infra.limits.port import Draw, Standing
 from app.infra.limits.refusals import Refusals
-from app.infra.limits.windows import draw_together
+from app.infra.limits.windows import draw
 from app.infra.redis_client import make_redis
 
 _PREFIX = "messenger:limits"
@@ -25,6 +25,23 @@ _REST_SECONDS = 1.0
 _MAX_CALLS = 200
 # Without common counters each worker grants this share of a strict quota: four workers, the whole.
 _STRICT_SHARE = 4
+
+# The library's two scripts, run for each draw in turn: two keys and three arguments each.
+_COMBINED = """
+local function acquire(KEYS, ARGV)
+{acquire}
+end
+local function look(KEYS, ARGV)
+{window}
+end
+local answers = {{}}
+for i = 1, #KEYS / 2 do
+  local keys = {{KEYS[2 * i - 1], KEYS[2 * i]}}
+  local limit, expiry, amount = ARGV[3 * i - 2], ARGV[3 * i - 1], ARGV[3 * i]
+  answers[i] = {{acquire(keys, {{limit, expiry, amount}}), look(keys, {{expiry}})}}
+end
+return answers
+"""
 
 log = structlog.stdlib.get_logger("app.limits")
 
@@ -70,7 +87,10 @@ class RedisLimiter:
             # This caller tries; the others need not wait for the outcome.
             self._rest_until = now + _REST_SECONDS
         try:
-            standings = await asyncio.gather(*(draw_together(self._limiter, it) for it in draws))
+            if len(draws) == 1:
+                standings = [await draw(self._limiter, draws[0])]
+            else:
+                standings = await asyncio.gather(*(draw(self._limiter, it) for it in draws))
         except _FAILURES as error:
             self._rest_until = time.monotonic() + _REST_SECONDS
             if not self._is_degraded:  # one line an outage, not one a try
@@ -99,45 +119,57 @@ def _make_storage(client: Any, line: "_Line") -> RedisStorage:
         connection_pool=client.connection_pool,
     )
     bridge = cast("Any", storage.bridge)
-    for name in ("lua_sliding_window", "lua_acquire_sliding_window"):
-        setattr(bridge, name, _Script(line, getattr(bridge, name)))
+    acquire = _Acquire(line)
+    line.text = _COMBINED.format(
+        acquire=bridge.lua_acquire_sliding_window.script.decode(),
+        window=bridge.lua_sliding_window.script.decode(),
+    )
+    bridge.lua_acquire_sliding_window = acquire
+    bridge.lua_sliding_window = acquire.take_window
     return storage
 
 
-class _Script:
-    """Called as the library calls its scripts."""
+class _Acquire:
+    """Called as the library calls its script that draws; what its script that looks would tell comes with it."""
 
-    def __init__(self, line: "_Line", script: Any) -> None:
+    def __init__(self, line: "_Line") -> None:
         self._line = line
-        self._sha: str = script.sha
-        self.text: str = script.script
+        self._windows: dict[tuple[str, ...], object] = {}
 
-    async def __call__(self, keys: Sequence[str], arguments: Sequence[object]) -> object:
-        call = _Call(self.text, self._sha, (*keys, *arguments), len(keys))
-        return await self._line.send(call)
+    async def __call__(self, keys: Sequence[str], arguments: Sequence[int]) -> object:
+        is_acquired, window = await self._line.send(_Call(tuple(keys), tuple(arguments)))
+        # Taken at once, before anybody else gets a turn.
+        self._windows[tuple(keys)] = window
+        return is_acquired
+
+    async def take_window(self, keys: Sequence[str], _arguments: Sequence[int]) -> object:
+        """The window as it was right after the draw."""
+        return self._windows.pop(tuple(keys))
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    text: str
-    sha: str
-    arguments: tuple[object, ...]
-    key_count: int
+    """Two keys; limit, expiry in seconds, and amount."""
+
+    keys: tuple[str, ...]
+    arguments: tuple[int, ...]
 
 
 class _Line:
-    """One pipeline after the other, each with all calls that came meanwhile.
+    """One call of Redis after the other, each for all draws that came meanwhile.
 
-    A caller who goes away leaves its call alone: nobody ever reads another's answer.
+    A caller who goes away leaves its draw alone: nobody ever reads another's answer.
     """
 
     def __init__(self, client: Any) -> None:
+        self.text = ""
+        self._sha = ""
         self._client = client
-        self._waiting: list[tuple[_Call, asyncio.Future[object]]] = []
+        self._waiting: list[tuple[_Call, asyncio.Future[_Answer]]] = []
         self._sender: asyncio.Task[None] | None = None
 
-    async def send(self, call: _Call) -> object:
-        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    async def send(self, call: _Call) -> "_Answer":
+        answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((call, answer))
         if self._sender is None:
             self._sender = asyncio.create_task(self._send_waiting(), name="limits-send")
@@ -159,44 +191,32 @@ class _Line:
                 answer.cancel()
             self._waiting.clear()
 
-    async def _send_batch(self, batch: Sequence[tuple[_Call, "asyncio.Future[object]"]]) -> None:
-        answers: Sequence[object] = [TimeoutError()] * len(batch)  # of a call that was cut short
+    async def _send_batch(self, batch: Sequence[tuple[_Call, "asyncio.Future[_Answer]"]]) -> None:
+        failure: Exception = TimeoutError()  # also of a call that was cut short
+        answers: Sequence[_Answer] = ()
         try:
             async with asyncio.timeout(_CALL_SECONDS):
                 answers = await self._execute([call for call, _ in batch])
         except _FAILURES as error:
-            answers = [error] * len(batch)
+            failure = error
         finally:
-            self._hand_out(batch, answers)
+            for place, (_, future) in enumerate(batch):
+                if future.done():
+                    continue
+                if answers:
+                    future.set_result(answers[place])
+                else:
+                    future.set_exception(failure)
 
-    def _hand_out(
-        self,
-        batch: Sequence[tuple[_Call, "asyncio.Future[object]"]],
-        answers: Sequence[object],
-    ) -> None:
-        for (_, future), answer in zip(batch, answers, strict=True):
-            if future.done():
-                continue
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
+    async def _execute(self, calls: Sequence[_Call]) -> Sequence["_Answer"]:
+        keys = [key for call in calls for key in call.keys]
+        arguments = [argument for call in calls for argument in call.arguments]
+        try:
+            return await self._client.evalsha(self._sha, len(keys), *keys, *arguments)
+        except NoScriptError:
+            # The first call, or Redis was restarted or emptied: it has run nothing of it.
+            self._sha = await self._client.script_load(self.text)
+            return await self._client.evalsha(self._sha, len(keys), *keys, *arguments)
 
-    async def _execute(self, calls: Sequence[_Call]) -> list[object]:
-        answers = await self._execute_once(calls)
-        unknown = [place for place, it in enumerate(answers) if isinstance(it, NoScriptError)]
-        if not unknown:
-            return answers
-        # Redis was restarted or emptied: it has run none of these.
-        for text in {calls[place].text for place in unknown}:
-            await self._client.script_load(text)
-        again = await self._execute_once([calls[place] for place in unknown])
-        for place, answer in zip(unknown, again, strict=True):
-            answers[place] = answer
-        return answers
 
-    async def _execute_once(self, calls: Sequence[_Call]) -> list[object]:
-        pipeline = self._client.pipeline(transaction=False)
-        for call in calls:
-            pipeline.evalsha(call.sha, call.key_count, *call.arguments)
-        return list(await pipeline.execute(raise_on_error=False))
+_Answer = tuple[object, object]

@@ -4,7 +4,6 @@ A sliding window, because a fixed one lets through twice its limit around its ed
 Redis it goes by Redis's own clock: those of the workers may differ.
 """
 
-import asyncio
 import time
 from functools import lru_cache
 
@@ -15,20 +14,11 @@ from limits.util import WindowStats
 from app.infra.limits.port import Draw, Quota, Standing
 
 
-async def draw_in_order(limiter: SlidingWindowCounterRateLimiter, draw: Draw) -> Standing:
-    """For a storage that answers at once."""
-    item = _item(draw.quota)
-    is_allowed = await limiter.hit(item, draw.whose, cost=draw.cost)
-    return _judge(draw, is_allowed, await limiter.get_window_stats(item, draw.whose))
-
-
-async def draw_together(limiter: SlidingWindowCounterRateLimiter, draw: Draw) -> Standing:
-    """For a storage that puts what is called at the same moment into one round trip, in order."""
-    item = _item(draw.quota)
-    is_allowed, stats = await asyncio.gather(
-        limiter.hit(item, draw.whose, cost=draw.cost), limiter.get_window_stats(item, draw.whose)
-    )
-    return _judge(draw, is_allowed, stats)
+async def draw(limiter: SlidingWindowCounterRateLimiter, wanted: Draw) -> Standing:
+    """Draw, and look at what is left."""
+    item = _item(wanted.quota)
+    is_allowed = await limiter.hit(item, wanted.whose, cost=wanted.cost)
+    return _judge(wanted, is_allowed, await limiter.get_window_stats(item, wanted.whose))
 
 
 @lru_cache(maxsize=256)

@@ -54,7 +54,7 @@ def came_over_https(scope: Scope, trusted: Sequence[Network]) -> bool:
     """Whether the client's own connection was encrypted: ours, or as one of our proxies says, its."""
     said = _list_values(scope, b"x-forwarded-proto")
     if not said:
-        return scope["scheme"] in {"https", "wss"}
+        return scope.get("scheme") in {"https", "wss"}  # ASGI lets it be left out
     # A bare `uvicorn` believes the header from loopback and writes it over the scheme: nothing but
     # the header itself is asked here, and nobody else's is believed.
     peer = find_peer(scope, _list_values(scope, b"x-forwarded-for"))

@@ -146,7 +146,7 @@ class _Exchange:
         headers.setdefault("Cache-Control", "no-store")
         for name, value in added.items():
             own = headers.get(name)
-            headers[name] = value if own is None else f"{value}, {own}"
+            headers[name] = value if own is None else f"{own}, {value}"
 
     def _record(self, scope: Scope, milliseconds: float) -> None:
         """User and request id come from the context, as in every other line."""

@@ -13,7 +13,7 @@ from app.infra.limits.memory import CounterStorage, MemoryLimiter
 from app.infra.limits.port import Draw, Limiter, Quota, Standing
 from app.infra.limits.redis import RedisLimiter
 from app.infra.limits.refusals import Refusals
-from app.infra.limits.windows import draw_in_order
+from app.infra.limits.windows import draw
 from tests.faults.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 
@@ -182,11 +182,11 @@ async def test_counters_in_memory_are_bounded_and_forgotten() -> None:
     storage = CounterStorage(max_counters=100, monotonic=lambda: now)
     limiter = SlidingWindowCounterRateLimiter(storage)
     for number in range(1000):
-        await draw_in_order(limiter, Draw(TEN, f"address-{number}"))
+        await draw(limiter, Draw(TEN, f"address-{number}"))
     assert len(storage.storage) == len(storage.expirations) == 100
     assert not storage.locks
     now = 1000.0
-    await draw_in_order(limiter, Draw(TEN, "somebody"))
+    await draw(limiter, Draw(TEN, "somebody"))
     assert len(storage.storage) == len(storage.expirations) == 1
 
 
