@@ -252,6 +252,12 @@ async def test_nobody_can_be_signed_in_to_a_strangers_account(backend: Backend) 
         answer = await browser.call("POST", "/auth/verify-code", body, origin=origin, headers=mode)
         assert refusal(answer) == (FORBIDDEN, "origin_refused")
         assert "set-cookie" not in answer.headers
+        # By the second step neither.
+        step = {"password_token": "p" * 43, "password": "a long password"}
+        answer = await browser.call(
+            "POST", "/auth/verify-password", step, origin=origin, headers=mode
+        )
+        assert refusal(answer) == (FORBIDDEN, "origin_refused")
     # No try was spent on it.
     answer = await browser.call("POST", "/auth/verify-code", body, headers=mode)
     assert answer.status_code == OK

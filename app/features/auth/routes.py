@@ -28,9 +28,7 @@ from app.transport.limits import LimitClass
 router = SliceRouter(prefix="/auth", tags=["Auth"])
 
 
-@router.post(
-    "/send-verification", response_model=Verification, responses=problem_responses(429, 503)
-)
+@router.post("/send-verification", response_model=Verification, responses=problem_responses(429))
 @limited_by(LimitClass.SIGN_IN)
 async def post_send_verification(
     services: ServicesDep, address: ClientAddressDep, body: SendVerification

@@ -53,7 +53,7 @@ router = SliceRouter(prefix="/auth", tags=["Auth"])
 @router.post(
     "/verify-password",
     response_model=SignedIn | SignedInByCookie,
-    responses=problem_responses(400, 403, 429, 503),
+    responses=problem_responses(400, 403, 429),
 )
 @limited_by(LimitClass.CODE_CHECKS)
 async def post_verify_password(
@@ -89,7 +89,7 @@ async def post_verify_password(
 @router.post(
     "/confirm",
     response_model=Confirmed,
-    responses=problem_responses(400, 401, 403, 404, 429, 503),
+    responses=problem_responses(400, 401, 403, 404, 429),
 )
 @limited_by(LimitClass.CODE_CHECKS)
 async def post_confirm(
@@ -129,7 +129,7 @@ async def get_two_step_state(services: ServicesDep, session: CurrentSessionDep) 
     return ok(await get_two_step(services.db, services.keyring, user_id=session.user_id))
 
 
-@router.put("/two-step", response_model=TwoStepSet, responses=problem_responses(400, 401, 403, 503))
+@router.put("/two-step", response_model=TwoStepSet, responses=problem_responses(400, 401, 403))
 async def put_two_step(
     services: ServicesDep, session: CurrentSessionDep, body: SetTwoStep
 ) -> Response:

@@ -80,7 +80,9 @@ class PrivacySettings(BaseModel):
 
 class Me(BaseModel):
     id: int
-    phone: Annotated[str, Field(description="E.164")]
+    phone: Annotated[
+        str | None, Field(description="E.164; null only where its key is lost, and so the number")
+    ]
     username: str | None
     first_name: str
     last_name: str | None

@@ -108,7 +108,8 @@ class StrictRoute(APIRoute):
         return get_flat_params(self.dependant)
 
     def _own_refusals(self) -> tuple[int, ...]:
-        return (*self._refusals_of_input(), *self._refusals_of_proof())
+        """Any call may find the database or a key away: 503, with `Retry-After`."""
+        return (*self._refusals_of_input(), *self._refusals_of_proof(), 503)
 
     def _refusals_of_proof(self) -> tuple[int, ...]:
         """Whoever is signed in by cookie needs a CSRF token for this."""
