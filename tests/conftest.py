@@ -6,16 +6,19 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import settings
 
+from app.bootstrap import build_app
+from app.settings import load_settings
 from tests.support import missing
 from tests.support.people import Backend, Deployment
 from tests.support.postgres import Postgres, run_postgres
 from tests.support.redis_server import redis_version, run_redis
 from tests.support.servers import Server
+from tests.support.whole_run import WholeRun
 
 BACKENDS: tuple[Literal["sqlite", "postgresql"], ...] = ("sqlite", "postgresql")
 
@@ -118,21 +121,23 @@ settings.register_profile("fuzz", max_examples=2000, deadline=None, database=Non
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest brings the tests of each backend together
-@pytest.hookimpl(trylast=True)  # after pytest has put the tests of one backend together
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What judges the whole suite comes after it."""
-    items.sort(key=lambda item: item.path.name == "test_all_answers.py")
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(WholeRun(_build_document, VERSIONS), "whole-run")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name what ran and what could not."""
-    if VERSIONS:
-        terminalreporter.write_line(
-            "real servers: " + ", ".join(f"{name} {v}" for name, v in VERSIONS.items())
-        )
-    for what, reason in missing.REASONS.items():
-        terminalreporter.write_line(f"NOT RUN: {what}: {reason}", yellow=True)
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist takes the names up
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`--dist loadgroup`: the tests of one file stay together, and those of one backend."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        backend = getattr(item, "callspec", None)
+        name = backend.params.get("deployment", "") if backend else ""
+        item.add_marker(pytest.mark.xdist_group(f"{name} {item.location[0]}"))
+
+
+def _build_document() -> dict[str, Any]:
+    return build_app(load_settings(env_file=None)).openapi()
 
 
 @contextmanager

@@ -25,8 +25,8 @@ class Operation:
 
 
 # Of all servers of this test run: some answers take a server with other settings.
-_SEEN: set[tuple[str, str]] = set()
-_FAULTS: dict[str, None] = {}
+SEEN: set[tuple[str, str]] = set()
+FAULTS: dict[str, None] = {}
 
 
 @dataclass
@@ -34,8 +34,8 @@ class OpenApi:
     """Judges answers and remembers which documented ones were seen."""
 
     document: Json
-    seen: set[tuple[str, str]] = field(default_factory=lambda: _SEEN)
-    faults: dict[str, None] = field(default_factory=lambda: _FAULTS)
+    seen: set[tuple[str, str]] = field(default_factory=lambda: SEEN)
+    faults: dict[str, None] = field(default_factory=lambda: FAULTS)
 
     def __post_init__(self) -> None:
         self.operations = [
