@@ -161,7 +161,11 @@ async def test_near_its_end_a_session_gets_shorter_access_tokens(world: World) -
     assert (await world.refresh(token)).expires_in == 300
 
 
-@pytest.mark.parametrize("wrong", ["", "x", "rt_" + "A" * 43, new_token(Purpose.TICKET)])
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "x", "rt_" + "A" * 43, new_token(Purpose.TICKET)],
+    ids=["empty", "short", "unknown", "a ticket"],
+)
 async def test_what_is_no_refresh_token_is_refused(world: World, wrong: str) -> None:
     with pytest.raises(RefreshTokenInvalid):
         await world.refresh(wrong)
