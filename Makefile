@@ -16,7 +16,7 @@ run: runtime ## set up all that is needed and serve http://localhost:8000
 	@.venv/bin/python -m app
 
 test: dev ## run the tests; PostgreSQL and Redis are started by them (args="-k name")
-	@.venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup $(args)
+	@.venv/bin/python -m pytest --numprocesses=$$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses=4 --dist=loadgroup $(args)
 
 check: dev ## format, lint, types and the import contract, without changing a file
 	.venv/bin/ruff format --check .

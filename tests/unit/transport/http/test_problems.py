@@ -70,7 +70,7 @@ def test_messages_that_quote_the_input_are_replaced() -> None:
 async def test_openapi_names_our_document_and_no_other(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     operation = document["paths"]["/api/v1/things/"]["post"]
-    assert set(operation["responses"]) == {"201", "400", "401", "413", "415", "422", "429"}
+    assert set(operation["responses"]) == {"201", "400", "401", "413", "415", "422", "429", "503"}
     assert list(operation["responses"]["422"]["content"]) == ["application/problem+json"]
     assert "HTTPValidationError" not in document["components"]["schemas"]
     assert "Problem" in document["components"]["schemas"]
