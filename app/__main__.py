@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import sys
@@ -24,6 +25,10 @@ from app.transport.websocket.protocol import FrameProtocol
 # offline within a minute.
 _LEAST_PONG_SECONDS = 5
 _MOST_PONG_SECONDS = 15
+
+_ACCEPTED_A_TURN = 3
+
+_log = logging.getLogger("uvicorn.error")
 
 
 def main() -> int:
@@ -72,14 +77,33 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
         timeout_keep_alive=75,
     )
+    listeners = listen(config)
     if settings.server.workers > 1:
-        Supervisor(config, [config.bind_socket()]).run()
+        Supervisor(config, listeners).run()
         return
-    server = uvicorn.Server(config)
+    server = Server(config)
     with contextlib.suppress(KeyboardInterrupt):
-        server.run()
+        server.run(listeners)
     if not server.started:
         sys.exit(STARTUP_FAILURE)
+
+
+def listen(config: uvicorn.Config) -> list[socket.socket]:
+    """One bound socket, several times: in a turn of its loop libuv accepts one connection of each.
+
+    With one alone a crowd that comes back at once waits in the kernel until it gives up, and comes again.
+    """
+    listener = config.bind_socket()
+    return [listener, *(listener.dup() for _ in range(_ACCEPTED_A_TURN - 1))]
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which says where it listens only if it has bound the socket itself."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        _log.info("Running on http://%s:%s (Press CTRL+C to quit)", host, self.config.port)
 
 
 class Supervisor(Multiprocess):

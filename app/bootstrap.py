@@ -40,6 +40,7 @@ from app.infra.limits.memory import MemoryLimiter
 from app.infra.limits.port import Limiter
 from app.infra.limits.redis import RedisLimiter
 from app.infra.logging.setup import configure_logging
+from app.infra.memory import return_memory_forever, settle_garbage_collector
 from app.infra.presence.memory import MemoryPresence
 from app.infra.presence.port import PresenceStore
 from app.infra.presence.redis import RedisPresence
@@ -142,8 +143,11 @@ class StartGuard:
             if server is not None:
                 harden(server, max_connections=app.state.settings.server.max_connections)
             log.warning("started_without_launcher", python_m_app_adds=_LAUNCHER_ADDS)
+        settle_garbage_collector()
+        trimming = asyncio.create_task(return_memory_forever(), name="return-memory")
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        trimming.cancel()
         stop.has_begun = True
         self._on_stop()
         try:

@@ -1,49 +1,111 @@
-"""Sockets are opened a few in each turn of the event loop, in order: a crowd that comes back at once delays itself.
+"""Sockets are opened a few at a time, in order: a crowd that comes back at once delays itself.
 
-Whoever is connected already hardly notices it. Nothing is counted that could hang: what waits for a database that
-does not answer holds nobody else up.
+Whoever is connected already hardly notices it.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Collection
-from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_A_TURN: Final = 2
+from app.transport.websocket.protocol import find_pipe
+
+# Each that waits for the database holds tens of kilobytes, and these fill its groups.
+_MOST_INSIDE = 64
+# When nobody has come out for so long the database is away: then nobody is kept from hearing that.
+_STALL_SECONDS = 1.0
 
 
 class OpeningsMiddleware:
-    """Plain ASGI, in front of all else. `paths`: requests that belong to the opening of a socket."""
+    """Plain ASGI, in front of all else. `paths`: requests that are answered by a ticket for a socket.
 
-    def __init__(self, app: ASGIApp, *, paths: Collection[str]) -> None:
+    In a turn of the event loop one ticket is begun and one handshake. Were the tickets first, thousands of clients
+    would wait with theirs at once, give up after their few seconds, and come again.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        paths: Collection[str],
+        most_inside: int = _MOST_INSIDE,
+        stall_seconds: float = _STALL_SECONDS,
+    ) -> None:
         self._app = app
         self._paths = frozenset(paths)
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._is_letting_in = False
+        self._tickets = _Door(most_inside, stall_seconds)
+        self._handshakes = _Door(math.inf, stall_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket" or scope.get("path") in self._paths:
-            await self._wait_for_turn()
-        await self._app(scope, receive, send)
+        if scope["type"] == "websocket":
+            await self._handshakes.enter()
+            pipe = find_pipe(scope)
+            if pipe is None or not pipe.has_left:
+                await self._app(scope, receive, send)
+            # Who has left comes again, and must not cost time here.
+        elif scope.get("path") in self._paths:
+            await self._tickets.enter()
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._tickets.leave()
+        else:
+            await self._app(scope, receive, send)
 
-    async def _wait_for_turn(self) -> None:
+
+class _Door:
+    """One comes in in a turn of the loop, while fewer than `most_inside` are."""
+
+    def __init__(self, most_inside: float, stall_seconds: float) -> None:
+        self._most_inside = most_inside
+        self._stall_seconds = stall_seconds
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._next: asyncio.Handle | None = None
+        self._inside = 0
+        self._left_at = -math.inf
+
+    async def enter(self) -> None:
         """At once, where there is no crowd."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         self._waiting.append(turn)
-        if not self._is_letting_in:
-            self._is_letting_in = True
-            loop.call_soon(self._let_in, loop)
-        await turn
+        if self._next is None:
+            self._next = loop.call_soon(self._let_in, loop)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Whoever came in is through."""
+        loop = asyncio.get_running_loop()
+        self._inside -= 1
+        self._left_at = loop.time()
+        if self._waiting:
+            self._replan(loop.call_soon(self._let_in, loop))
 
     def _let_in(self, loop: asyncio.AbstractEventLoop) -> None:
-        for _ in range(min(_A_TURN, len(self._waiting))):
+        self._next = None
+        opens_at = self._left_at + self._stall_seconds
+        if self._inside >= self._most_inside and loop.time() < opens_at:
+            self._replan(loop.call_at(opens_at, self._let_in, loop))
+            return
+        while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
+                if not self._inside:
+                    self._left_at = loop.time()  # it is not for long that nobody came out
+                self._inside += 1
                 turn.set_result(None)
+                break
         if self._waiting:
-            loop.call_soon(self._let_in, loop)
-        else:
-            self._is_letting_in = False
+            self._replan(loop.call_soon(self._let_in, loop))
+
+    def _replan(self, handle: asyncio.Handle) -> None:
+        if self._next is not None:
+            self._next.cancel()
+        self._next = handle

@@ -18,6 +18,8 @@ from app.kernel.problems import Problem
 
 TICKET_LIFETIME = timedelta(seconds=30)
 MAX_UNUSED_TICKETS = 20
+# After an outage thousands come for one; a larger group makes their statements few, and its rows are small.
+_MAX_GROUP = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ async def create_ticket(
         TooManyTickets: too many of this session's are unused.
     """
     ticket = new_token(Purpose.TICKET)
-    await db.write_grouped(create_tickets, Wish(ticket, session_id, chat_id, doors))
+    wish = Wish(ticket, session_id, chat_id, doors)
+    await db.write_grouped(create_tickets, wish, at_most=_MAX_GROUP)
     return ticket
 
 
@@ -105,7 +108,7 @@ async def use_ticket(db: Database, ticket: str) -> UsedTicket | None:
     # Guesses are refused without a write.
     if await db.read(lambda tx: tx.scalar(known)) is None:
         return None
-    return await db.write_grouped(use_tickets, ticket_hash)
+    return await db.write_grouped(use_tickets, ticket_hash, at_most=_MAX_GROUP)
 
 
 async def use_tickets(tx: Tx, hashes: Sequence[bytes]) -> Sequence[UsedTicket | None]:

@@ -10,6 +10,7 @@ import secrets as random_tokens
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -436,7 +437,10 @@ class Keyring:
         key = self._cache.get(owner)
         if key is None or self._is_stale(time.monotonic()):
             return None
-        self._cache.move_to_end(owner)
+        with suppress(
+            KeyError
+        ):  # evicted meanwhile: groups of writes run on a thread, see `Connections`
+            self._cache.move_to_end(owner)
         return key
 
     def _remember(self, keys: Mapping[str, DataKey]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from app.infra.database.tx import Tx
 from app.kernel.problems import Problem
 
-_MAX_GROUP = 64
+MAX_GROUP = 64
 # Items whose scopes are stuck wait in transactions of their own; they must not use up the pool.
 _MAX_ALONE = 4
 Item = TypeVar("Item")
@@ -31,7 +31,7 @@ BUSY: Final = Busy()
 
 
 class Group(Protocol[ItemContra, ResultCo]):
-    """Handles 1 to 64 items in the caller's transaction: one outcome an item, in their order.
+    """Handles 1 to `max_group` items in the caller's transaction: one outcome an item, in their order.
 
     A Problem refuses that item alone; BUSY asks for a run in a group of one, which must wait for
     its lock and may not answer BUSY again.
@@ -56,7 +56,7 @@ class GroupCommitter(Generic[Item, Result]):
     """The queue and the one running group of one kind of write, on one worker."""
 
     def __init__(
-        self, write: Write, work: Group[Item, Result], *, max_group: int = _MAX_GROUP
+        self, write: Write, work: Group[Item, Result], *, max_group: int = MAX_GROUP
     ) -> None:
         self._write = write
         self._work = work

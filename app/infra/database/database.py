@@ -10,14 +10,14 @@ from typing import TypeVar
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from app.infra.database.committer import Group, GroupCommitter
+from app.infra.database.committer import MAX_GROUP, Group, GroupCommitter
 from app.infra.database.engines import (
     Connections,
     PostgresConnections,
     SqliteConnections,
 )
 from app.infra.database.errors import DatabaseUnavailable, is_retryable, is_unavailable
-from app.infra.database.tx import Dialect, Tx
+from app.infra.database.tx import Dialect, Tx, TxConnection
 from app.kernel.announcements import Announcement
 from app.kernel.clock import Clock
 from app.kernel.events import SecurityEvent
@@ -36,6 +36,7 @@ _LEAST_TRY_SECONDS = 1.0
 _GRACE_SECONDS = 0.2
 # A stopping server has ten seconds in all, and eight of them are for requests.
 _CLOSING_SECONDS = 1.0
+WriteOnce = Callable[[Callable[[Tx], Awaitable[R]], float], Awaitable[R]]
 _jitter = secrets.SystemRandom()
 
 
@@ -65,7 +66,7 @@ class Database:
         Raises:
             DatabaseUnavailable: the database is down or silent; whether it was committed is unknown.
         """
-        return await self._shielded(self._write(work, timeout_seconds))
+        return await self._shielded(self._write(self._write_once, work, timeout_seconds))
 
     async def read(
         self, work: Callable[[Tx], Awaitable[R]], *, timeout_seconds: float = _ANSWER_SECONDS
@@ -77,8 +78,13 @@ class Database:
         """
         return await self._shielded(self._read(work, timeout_seconds))
 
-    async def write_grouped(self, work: Group[Item, R], item: Item) -> R:
-        """Run `work` for `item` in one transaction with the other items that wait at this moment.
+    async def write_grouped(
+        self, work: Group[Item, R], item: Item, *, at_most: int = MAX_GROUP
+    ) -> R:
+        """Run `work` for `item` in one transaction with the other items that wait at this moment, up to `at_most`.
+
+        `work` awaits nothing but `tx`, and touches nothing that belongs to the event loop: on SQLite
+        all of it runs on another thread.
 
         Raises:
             Problem: the outcome of this item alone.
@@ -86,7 +92,7 @@ class Database:
         """
         committer = self._committers.get(work)
         if not isinstance(committer, GroupCommitter):
-            committer = GroupCommitter[Item, R](self.write, work)
+            committer = GroupCommitter[Item, R](self._write_group, work, max_group=at_most)
             self._committers[work] = committer
         outcome: asyncio.Future[R] = committer.submit(item)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         try:
@@ -120,12 +126,17 @@ class Database:
         if not task.cancelled():
             task.exception()  # marks it as seen: the caller may have gone
 
-    async def _write(self, work: Callable[[Tx], Awaitable[R]], timeout_seconds: float) -> R:
+    async def _write_group(self, work: Callable[[Tx], Awaitable[R]]) -> R:
+        return await self._shielded(self._write(self._write_through, work, _ANSWER_SECONDS))
+
+    async def _write(
+        self, write_once: "WriteOnce[R]", work: Callable[[Tx], Awaitable[R]], timeout_seconds: float
+    ) -> R:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
         for attempt in range(1, _MAX_TRIES + 1):
             try:
-                return await self._write_once(work, deadline)
+                return await write_once(work, deadline)
             except DBAPIError as error:
                 has_time = loop.time() < deadline - _LEAST_TRY_SECONDS
                 if is_retryable(error) and attempt < _MAX_TRIES and has_time:
@@ -140,14 +151,28 @@ class Database:
         async with self.connections.writing(deadline) as connection:
             tx = Tx(connection, self.dialect, self._clock.now())
             async with asyncio.timeout_at(deadline + _GRACE_SECONDS):
-                result = await work(tx)
-                await tx.run_before_commit()
-                if tx.security_events:
-                    await self.write_events(tx, tx.security_events)
-            if tx.failure is not None:
-                # PostgreSQL answers COMMIT of a failed transaction with a rollback and no error.
-                raise tx.failure
+                result = await self._run(tx, work)
         self._tell(tx)
+        return result
+
+    async def _write_through(self, work: Callable[[Tx], Awaitable[R]], deadline: float) -> R:
+        async def run(connection: TxConnection) -> tuple[Tx, R]:
+            tx = Tx(connection, self.dialect, self._clock.now())
+            return tx, await self._run(tx, work)
+
+        tx, result = await self.connections.write_through(run, deadline)
+        self._tell(tx)
+        return result
+
+    async def _run(self, tx: Tx, work: Callable[[Tx], Awaitable[R]]) -> R:
+        """All that stands between BEGIN and COMMIT."""
+        result = await work(tx)
+        await tx.run_before_commit()
+        if tx.security_events:
+            await self.write_events(tx, tx.security_events)
+        if tx.failure is not None:
+            # PostgreSQL answers COMMIT of a failed transaction with a rollback and no error.
+            raise tx.failure
         return result
 
     def _tell(self, tx: Tx) -> None:

@@ -100,6 +100,8 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         super().handle_websocket_upgrade()
+        # It refers to us: until the garbage collector found both they would stay in memory.
+        self.parser = None  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue] - as uvicorn does
         if self._is_draining:
             # The server has told all connections to shut down before there was this one.
             cast("HttpToolsProtocol", self.transport.get_protocol()).shutdown()

@@ -17,7 +17,8 @@ import contextlib
 import socket
 from typing import cast
 
-from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+from starlette.types import Scope
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent, WebSocketScope
 from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
@@ -44,6 +45,11 @@ class Pipe:
     def __init__(self, protocol: "FrameProtocol") -> None:
         self._protocol = protocol
 
+    @property
+    def has_left(self) -> bool:
+        """Whether the connection has ended."""
+        return self._protocol.disconnected
+
     def write(self, frame: OutFrame) -> None:
         protocol = self._protocol
         if not protocol.close_sent and not protocol.transport.is_closing():
@@ -56,6 +62,13 @@ class Pipe:
         self._protocol.close_now(code, reason)
         # The close frame waits behind what the peer has not taken, and so might wait for ever.
         self._protocol.loop.call_later(CLOSING_SECONDS, self._protocol.transport.abort)
+
+
+def find_pipe(scope: Scope) -> Pipe | None:
+    """What the server offers with this socket; None: it is another server, or compresses."""
+    extensions = cast("dict[str, object]", scope.get("extensions") or {})
+    pipe = extensions.get(EXTENSION)
+    return pipe if isinstance(pipe, Pipe) else None
 
 
 class _Framing(ServerProtocol):
@@ -100,6 +113,13 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             extensions = cast("dict[str, object]", self.scope.get("extensions"))
             extensions[EXTENSION] = Pipe(self)
         await super().run_asgi()
+        # Nothing that refers to itself is left to the garbage collector, see `connection_lost`.
+        self.scope = cast("WebSocketScope", {})
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        # It refers to its connection. Thousands that end at once would be thousands of cycles.
+        self.conn.parser.close()
 
     def close_now(self, code: int, reason: str) -> None:
         """As the ASGI message `websocket.close`, without waiting until the peer has read."""

@@ -1,4 +1,4 @@
-"""A crowd is let in two by two, in order; whoever is no part of it is not asked to wait."""
+"""A crowd is let in one by one, in order, and few at a time; whoever is no part of it is not asked to wait."""
 
 import asyncio
 
@@ -6,6 +6,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from app.transport.openings import OpeningsMiddleware
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -13,19 +14,31 @@ TICKETS = "/tickets"
 
 
 class Crowd:
-    """Who came in, in which turn of the loop."""
+    """Who came in, in which turn of the loop; those of `stays` come out when they are let go."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most_inside: int = 1000, stall_seconds: float = 60) -> None:
         self.came: list[tuple[int, str]] = []
-        self.door = OpeningsMiddleware(self._enter, paths=[TICKETS])
+        self.may_leave = asyncio.Event()
+        self.may_leave.set()
+        self.door = OpeningsMiddleware(
+            self._enter, paths=[TICKETS], most_inside=most_inside, stall_seconds=stall_seconds
+        )
         self._turns = 0
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.came.append((self._turns, scope["name"]))
+        await self.may_leave.wait()
+
+    @property
+    def names(self) -> list[str]:
+        return [name for _, name in self.came]
 
     def ask(self, name: str, **scope: str) -> "asyncio.Task[None]":
         asked: Scope = {"type": "http", "path": "/", "name": name, **scope}
         return asyncio.create_task(self.door(asked, _receive, _send))
+
+    def ask_for_tickets(self, count: int) -> "list[asyncio.Task[None]]":
+        return [self.ask(str(number), path=TICKETS) for number in range(count)]
 
     async def turn(self, count: int) -> None:
         for _ in range(count):
@@ -41,23 +54,33 @@ async def _send(message: object) -> None:
     raise NotImplementedError
 
 
-async def test_a_crowd_comes_in_two_by_two_and_in_order() -> None:
+async def test_a_crowd_comes_in_one_by_one_and_in_order() -> None:
     crowd = Crowd()
-    asked = [crowd.ask(str(number), path=TICKETS) for number in range(20)]
-    asked += [crowd.ask(str(number), type="websocket") for number in range(20, 40)]
+    asked = crowd.ask_for_tickets(20)
     await crowd.turn(60)
     await asyncio.gather(*asked)
-    assert [name for _, name in crowd.came] == [str(number) for number in range(40)]
+    assert crowd.names == [str(number) for number in range(20)]
     turns = [turn for turn, _ in crowd.came]
-    assert max(turns.count(turn) for turn in turns) == 2
+    assert max(turns.count(turn) for turn in turns) == 1
     alone = crowd.ask("late", path=TICKETS)
     await crowd.turn(3)
     assert alone.done()
 
 
+async def test_who_has_a_ticket_does_not_wait_for_all_who_want_one() -> None:
+    crowd = Crowd()
+    asked = crowd.ask_for_tickets(100)
+    await crowd.turn(5)
+    asked += [crowd.ask("socket", type="websocket")]
+    await crowd.turn(3)
+    assert "socket" in crowd.names
+    assert len(crowd.came) < 15
+    await asyncio.gather(*asked)
+
+
 async def test_other_requests_pass_by_the_crowd() -> None:
     crowd = Crowd()
-    asked = [crowd.ask(str(number), path=TICKETS) for number in range(100)]
+    asked = crowd.ask_for_tickets(100)
     await crowd.turn(2)
     other = crowd.ask("other")
     await crowd.turn(1)
@@ -66,11 +89,43 @@ async def test_other_requests_pass_by_the_crowd() -> None:
     await asyncio.gather(*asked)
 
 
+async def test_few_are_inside_at_once() -> None:
+    crowd = Crowd(most_inside=4)
+    crowd.may_leave.clear()
+    asked = crowd.ask_for_tickets(10)
+    await crowd.turn(50)
+    assert crowd.names == ["0", "1", "2", "3"]
+    asked[2].cancel()
+    await crowd.turn(5)
+    assert crowd.names[4:] == ["4"]
+    crowd.may_leave.set()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert len(crowd.came) == 10
+
+
+async def test_where_nobody_comes_out_everybody_is_let_in_to_hear_why() -> None:
+    crowd = Crowd(most_inside=4, stall_seconds=0.2)
+    crowd.may_leave.clear()
+    asked = crowd.ask_for_tickets(10)
+    await crowd.turn(50)
+    assert len(crowd.came) == 4
+
+    async def are_all_in() -> bool:
+        return len(crowd.came) == 10
+
+    await eventually(are_all_in, what="everybody to be let in")
+    crowd.may_leave.set()
+    await asyncio.gather(*asked)
+
+
 async def test_who_gives_up_leaves_no_hole() -> None:
-    crowd = Crowd()
-    asked = [crowd.ask(str(number), path=TICKETS) for number in range(6)]
-    await crowd.turn(1)
-    asked[3].cancel()
+    crowd = Crowd(most_inside=2)
+    crowd.may_leave.clear()
+    asked = crowd.ask_for_tickets(6)
     await crowd.turn(10)
-    assert sorted(name for _, name in crowd.came) == ["0", "1", "2", "4", "5"]
+    asked[3].cancel()
+    await crowd.turn(5)
+    crowd.may_leave.set()
+    await crowd.turn(40)
+    assert sorted(crowd.names) == ["0", "1", "2", "4", "5"]
     assert all(task.done() for task in asked)
