@@ -5,11 +5,12 @@ import os
 import secrets
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import asyncpg
@@ -202,6 +203,22 @@ def test_a_wrong_master_key_refuses_and_touches_nothing(directory: Path) -> None
     before = (server.var_dir / "messenger.db").read_bytes()
     assert "MASTER_KEY" in refusal(directory, {})
     assert (server.var_dir / "messenger.db").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", [(), UVICORN])
+def test_a_database_of_a_newer_version_is_left_alone(
+    directory: Path, command: tuple[str, ...]
+) -> None:
+    with Server(directory) as server:
+        file = server.var_dir / "messenger.db"
+        server.stop()
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+        database.commit()
+    said = refusal(directory, {}, *command)
+    assert said.count("a newer version of this program has been here") >= 1
+    with closing(sqlite3.connect(file)) as database:
+        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
