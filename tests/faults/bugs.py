@@ -49,9 +49,8 @@ BUGS: Sequence[Bug] = (
         patches=(
             Patch(
                 "app/infra/database/database.py",
-                "                await tx.run_before_commit()\n",
-                "                await tx.run_before_commit()\n"
-                "                self.on_commit(tx.announcements)\n",
+                "        await tx.run_before_commit()\n",
+                "        await tx.run_before_commit()\n        self.on_commit(tx.announcements)\n",
             ),
         ),
     ),

@@ -9,13 +9,13 @@ from typing import Any, cast
 import structlog
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from app.infra.limits.memory import MemoryLimiter
 from app.infra.limits.port import Draw, Standing
 from app.infra.limits.refusals import Refusals
 from app.infra.limits.windows import draw
-from app.infra.redis_client import make_redis
+from app.infra.redis_client import is_redis_outage, make_redis
 
 _PREFIX = "messenger:limits"
 # Requests wait for this: a Redis that does not answer must not slow them down for long.
@@ -44,8 +44,6 @@ return answers
 """
 
 log = structlog.stdlib.get_logger("app.limits")
-
-_FAILURES = (TimeoutError, RedisError, OSError)
 
 
 class RedisLimiter:
@@ -91,7 +89,9 @@ class RedisLimiter:
                 standings = [await draw(self._limiter, draws[0])]
             else:
                 standings = await asyncio.gather(*(draw(self._limiter, it) for it in draws))
-        except _FAILURES as error:
+        except Exception as error:
+            if not is_redis_outage(error):
+                raise
             self._rest_until = time.monotonic() + _REST_SECONDS
             if not self._is_degraded:  # one line an outage, not one a try
                 log.warning("limits_degraded", reason=type(error).__name__)
@@ -197,7 +197,7 @@ class _Line:
         try:
             async with asyncio.timeout(_CALL_SECONDS):
                 answers = await self._execute([call for call, _ in batch])
-        except _FAILURES as error:
+        except Exception as error:  # noqa: BLE001 - whoever asked hears of it
             failure = error
         finally:
             for place, (_, future) in enumerate(batch):

@@ -1,6 +1,7 @@
 """What counts as an outage of Redis, under uvloop too, on which the server runs, and what as a fault of the program."""
 
 import asyncio
+import gc
 import os
 import socket
 import struct
@@ -10,10 +11,13 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 
 import pytest
 import uvloop
+from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from app.infra.bus.redis import RedisBus
+from app.infra.limits.port import Draw, Quota
+from app.infra.limits.redis import RedisLimiter
 from app.infra.presence.redis import RedisPresence
 from app.infra.redis_client import is_redis_outage
 from app.kernel.ids import UserId
@@ -62,6 +66,27 @@ def test_presence_does_without_a_redis_that_resets_every_line() -> None:
     port = free_port()
     with resetting_server(port):
         uvloop.run(ask())
+
+
+def test_limits_are_counted_here_when_the_line_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By which of its errors uvloop tells of a lost line is chance; this one has ended the sender for good."""
+    unheard: list[object] = []
+
+    async def lose(*_: object) -> None:
+        raise RuntimeError(LOST)
+
+    async def ask() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+        limiter = RedisLimiter("redis://127.0.0.1:1/0")
+        draws = [Draw(Quota("three", 3, 60), "anna")]
+        answers = [await limiter.take(draws) for _ in range(4)]
+        assert [standing.is_allowed for [standing] in answers] == [True, True, True, False]
+        await limiter.close()
+        gc.collect()
+
+    monkeypatch.setattr(Redis, "evalsha", lose)
+    uvloop.run(ask())
+    assert unheard == []
 
 
 def test_the_bus_outlives_a_redis_that_resets_every_line() -> None:
