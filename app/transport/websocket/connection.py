@@ -8,14 +8,14 @@ with 4409 and its client resumes.
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 from app.kernel.ids import ChatId, SessionId, UserId
 from app.kernel.scopes import Scope
 from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.line import AsgiLine, AsgiMessage, Line, Send
 from app.transport.websocket.outgoing import OutFrame
-from app.transport.websocket.protocol import find_pipe
+from app.transport.websocket.protocol import EXTENSION
 
 Receive = Callable[[], Awaitable[AsgiMessage]]
 
@@ -75,7 +75,8 @@ class Connection:
         self.is_ready = False
         self.close_code: int | None = None
         self._receive = receive
-        self._line: Line = find_pipe(asgi_scope) or AsgiLine(send)
+        extensions = cast("dict[str, object]", asgi_scope.get("extensions") or {})
+        self._line = cast("Line | None", extensions.get(EXTENSION)) or AsgiLine(send)
 
     @property
     def has_given_up(self) -> bool:
