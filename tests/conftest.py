@@ -131,8 +131,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.pluginmanager.hasplugin("xdist"):
         return
     for item in items:
-        backend = getattr(item, "callspec", None)
-        name = backend.params.get("deployment", "") if backend else ""
+        callspec = getattr(item, "callspec", None)
+        name = callspec.params.get("deployment", "") if callspec else ""
         item.add_marker(pytest.mark.xdist_group(f"{name} {item.location[0]}"))
 
 

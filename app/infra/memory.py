@@ -17,7 +17,7 @@ def settle_garbage_collector() -> None:
 
     What stays to the end is never looked at again, and all else seldom: each look at everything stops every
     thread. Measured with 2,000 sockets that came back at once: fifteen looks of 0.1 to 0.45 s in 14 seconds,
-    and none with this. What ends leaves no cycles behind (see `FrameProtocol.connection_lost`), so there is
+    and none with this. What ends leaves no cycles behind (see `FrameProtocol.run_asgi`), so there is
     little to find.
     """
     gc.collect()

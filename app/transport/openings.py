@@ -14,8 +14,9 @@ from app.transport.websocket.protocol import find_pipe
 
 # Each that waits for the database holds tens of kilobytes, and these fill its groups.
 _MOST_INSIDE = 64
-# When nobody has come out for so long the database is away: then nobody is kept from hearing that.
-_STALL_SECONDS = 1.0
+# When nobody has come out for so long the database may be away: then nobody is kept from hearing that. With the
+# time in its queue it must stay below the five seconds within which every call is answered.
+STALL_SECONDS = 0.4
 
 
 class OpeningsMiddleware:
@@ -31,7 +32,7 @@ class OpeningsMiddleware:
         *,
         paths: Collection[str],
         most_inside: int = _MOST_INSIDE,
-        stall_seconds: float = _STALL_SECONDS,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self._app = app
         self._paths = frozenset(paths)

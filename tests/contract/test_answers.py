@@ -1,6 +1,13 @@
-"""The judge of answers can fail."""
+"""The judge of answers can fail, and fails the whole run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from tests.support.openapi import OpenApi
+from tests.support.servers import ROOT
 from tests.support.whole_run import list_complaints
 
 OK = {"200": {"content": {"application/json": {"schema": {"type": "integer"}}}}}
@@ -44,3 +51,33 @@ def test_what_nothing_provoked_is_named_after_a_whole_run_alone() -> None:
         "PUT /things/{id} -> 200 is documented and was never seen",
         "PUT /things/{id} -> 404 is documented and was never seen",
     ]
+
+
+SPOILT = """
+from tests.support.openapi import FAULTS
+from tests.support.whole_run import WholeRun
+
+def pytest_configure(config):
+    config.pluginmanager.register(WholeRun(lambda: {"paths": {}}, {}))
+
+def pytest_runtest_teardown():
+    FAULTS["GET /things answered 500"] = None
+"""
+
+
+@pytest.mark.parametrize("processes", ["0", "2"])
+def test_a_fault_that_any_process_saw_fails_the_run(tmp_path: Path, processes: str) -> None:
+    (tmp_path / "conftest.py").write_text(SPOILT)
+    (tmp_path / "test_good.py").write_text("def test_good(): pass\n")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", processes, "."]
+    ran = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert "1 passed" in ran.stdout
+    assert "FAILED answers: GET /things answered 500" in ran.stdout

@@ -138,6 +138,17 @@ def test_a_refused_handshake_carries_them_too(server: Server) -> None:
         pass
     assert refusal.value.response.status_code == 403
     check_headers(refusal.value.response.headers)
+    assert server.faults() == []
+
+
+def test_bare_uvicorn_takes_a_refused_handshake_for_no_fault(directory: Path) -> None:
+    server = Server(directory)
+    server.start_uvicorn()
+    try:
+        test_a_refused_handshake_carries_them_too(server)
+    finally:
+        server.stop()
+    assert server.faults() == []
 
 
 @pytest.mark.parametrize(

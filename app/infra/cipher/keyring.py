@@ -437,9 +437,8 @@ class Keyring:
         key = self._cache.get(owner)
         if key is None or self._is_stale(time.monotonic()):
             return None
-        with suppress(
-            KeyError
-        ):  # evicted meanwhile: groups of writes run on a thread, see `Connections`
+        # Evicted meanwhile, perhaps: groups of writes run on another thread, see `Connections.write_through`.
+        with suppress(KeyError):
             self._cache.move_to_end(owner)
         return key
 

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 _MAX_TRIES = 6
 # Every call is answered within five seconds, whatever became of the database.
 _ANSWER_SECONDS = 4.0
-_QUEUE_SECONDS = 4.5
+QUEUE_SECONDS = 4.5
 # With less time left nothing is tried again: waiting for a lock takes longer.
 _LEAST_TRY_SECONDS = 1.0
 # Work that waits for something else than the database; the line is hung up before that.
@@ -96,7 +96,7 @@ class Database:
             self._committers[work] = committer
         outcome: asyncio.Future[R] = committer.submit(item)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         try:
-            async with asyncio.timeout(_QUEUE_SECONDS):
+            async with asyncio.timeout(QUEUE_SECONDS):
                 return await asyncio.shield(outcome)
         except TimeoutError as error:
             outcome.cancel()  # what still waits for its turn is not begun any more

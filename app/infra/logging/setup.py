@@ -30,14 +30,9 @@ _QUIET: Final = (
     ),
     *("python_multipart", "redis", "sqlalchemy", "urllib3", "watchfiles", "websockets"),
 )
-# They repeat at INFO what the line before them said: each socket's opening, each start's dialect. And a
-# WebSocket that is refused by a whole answer, headers and all, uvicorn takes for one without an answer.
-_NO_NEWS: Final = {
-    "uvicorn.error": {
-        "connection open",
-        "connection closed",
-        "ASGI callable returned without completing handshake.",
-    },
+# They repeat at INFO what the line before them said: each socket's opening, each start's dialect.
+_REPEATED: Final = {
+    "uvicorn.error": {"connection open", "connection closed"},
     "alembic.runtime.migration": {"Context impl %s.", "Will assume %s DDL."},
 }
 _UVICORN: Final = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
@@ -104,12 +99,12 @@ def _set_levels(level: str) -> None:
         logger.propagate = True
     # Our own line per request says more; without a handler uvicorn does not even render its own.
     logging.getLogger("uvicorn.access").propagate = False
-    for name in _NO_NEWS:
+    for name in _REPEATED:
         logging.getLogger(name).addFilter(_is_news)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return record.msg not in _NO_NEWS[record.name]
+    return record.msg not in _REPEATED[record.name]
 
 
 def _redact_at_the_source() -> None:

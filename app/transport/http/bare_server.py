@@ -1,12 +1,14 @@
-"""What a bare `uvicorn app.main:app` can still be given once it has loaded the app: our protocol, no Server header.
+"""What a bare `uvicorn app.main:app` can still be given once it has loaded the app: our protocols, no Server header.
 
-uvicorn looks for its protocol class at each connection, and for its default headers each second.
+uvicorn looks for its protocol classes at each connection, and for its default headers each second.
 """
 
 from uvicorn import Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.transport.http.protocol import HttpProtocol
+from app.transport.websocket.protocol import AnsweringProtocol
 
 
 def harden(server: Server, *, max_connections: int) -> None:
@@ -17,3 +19,5 @@ def harden(server: Server, *, max_connections: int) -> None:
         config.http_protocol_class = HttpProtocol
         if config.limit_concurrency is None:
             config.limit_concurrency = max_connections
+    if config.ws_protocol_class is WebSocketsSansIOProtocol:
+        config.ws_protocol_class = AnsweringProtocol

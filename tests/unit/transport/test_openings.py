@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from app.transport.openings import OpeningsMiddleware
+from app.infra.database.database import QUEUE_SECONDS
+from app.transport.openings import STALL_SECONDS, OpeningsMiddleware
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -116,6 +117,10 @@ async def test_where_nobody_comes_out_everybody_is_let_in_to_hear_why() -> None:
     await eventually(are_all_in, what="everybody to be let in")
     crowd.may_leave.set()
     await asyncio.gather(*asked)
+
+
+def test_who_waited_here_and_then_for_the_database_is_answered_within_five_seconds() -> None:
+    assert STALL_SECONDS + QUEUE_SECONDS < 5
 
 
 async def test_who_gives_up_leaves_no_hole() -> None:

@@ -1,7 +1,7 @@
 """The transaction at its limits: what fails is never told as done, and never harms the next one."""
 
 import asyncio
-import time
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -144,26 +144,31 @@ async def test_a_caller_that_goes_away_leaves_the_transaction_whole(db: Database
 
 
 async def test_closing_waits_for_what_runs_and_for_what_waits_behind_it(db: Database) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
     async def work(tx: Tx, items: Sequence[str]) -> Sequence[str]:
+        begun.set()
         if tx.dialect == "sqlite":
-            time.sleep(0.05)  # noqa: ASYNC251 - on SQLite this is the writer's thread
+            may_end.wait()  # this is the writer's thread
         else:
-            await asyncio.sleep(0.05)
+            await asyncio.to_thread(may_end.wait)
         for item in items:
             await insert_row(tx, item)
         return items
 
     sends = [asyncio.create_task(db.write_grouped(work, "first"))]
-    await asyncio.sleep(0.01)
+    await asyncio.to_thread(begun.wait)
     sends += [asyncio.create_task(db.write_grouped(work, name)) for name in ("second", "third")]
-    await asyncio.sleep(0.01)
-    await db.close()
+    closing = asyncio.create_task(db.close())
+    await asyncio.sleep(0)
+    may_end.set()
     assert await asyncio.gather(*sends) == ["first", "second", "third"]
+    await closing
 
 
+@pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
 async def test_a_group_that_waits_for_something_else_is_refused_and_undone(db: Database) -> None:
-    if db.dialect == "postgresql":
-        pytest.skip("there it runs on the loop")
+    """On SQLite all of it runs on the writer's thread."""
     ready = asyncio.get_running_loop().create_future()
 
     async def work(tx: Tx, items: Sequence[str]) -> Sequence[str]:
@@ -191,11 +196,10 @@ async def test_closing_does_not_wait_for_ever(db: Database) -> None:
         await stuck
 
 
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
 async def test_connections_that_the_server_ended_cost_no_restart(
     db: Database, settings: Settings
 ) -> None:
-    if db.dialect == "sqlite":
-        pytest.skip("SQLite has no server")
     await asyncio.gather(*(names(db) for _ in range(5)))
     name = urlsplit(settings.database_url).path.removeprefix("/")
     other = await asyncpg.connect(settings.database_url.replace("+asyncpg", ""))
@@ -216,11 +220,10 @@ async def test_connections_that_the_server_ended_cost_no_restart(
     await eventually(is_back)
 
 
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
 async def test_a_server_that_refuses_to_let_us_in_is_unavailable(
     db: Database, settings: Settings
 ) -> None:
-    if db.dialect == "sqlite":
-        pytest.skip("SQLite has no server")
     url = settings.database_url.replace("+asyncpg", "")
     gone = urlunsplit(urlsplit(url)._replace(path="/there_is_none"))
     elsewhere: Any = {"_env_file": None, "type": "postgresql", "url": gone}

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,12 +15,14 @@ import websockets
 
 from app.kernel.ids import SessionId, UserId
 from app.kernel.scopes import Scope, ScopeKind
+from app.transport.http.protocol import HttpProtocol
 from app.transport.websocket.close_codes import CloseCode
 from app.transport.websocket.connection import Connection
 from app.transport.websocket.frames import MAX_FRAME_BYTES
 from app.transport.websocket.hub import Hub
 from app.transport.websocket.outgoing import OutFrame
 from app.transport.websocket.protocol import FrameProtocol
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -66,11 +69,12 @@ class Room:
 
 
 @asynccontextmanager
-async def running(protocol: Any) -> AsyncIterator[tuple[Room, str]]:
+async def running(protocol: Any, http: Any = "auto") -> AsyncIterator[tuple[Room, str]]:
     room = Room()
     config = uvicorn.Config(
         room,
         port=0,
+        http=http,
         ws=protocol,
         ws_max_size=MAX_FRAME_BYTES,
         ws_per_message_deflate=False,
@@ -265,3 +269,31 @@ async def _until_closed(client: Any) -> AsyncIterator[Any]:
     with contextlib.suppress(websockets.ConnectionClosed):
         while True:
             yield await client.recv()
+
+
+async def test_sockets_that_have_ended_leave_nothing_to_the_garbage_collector() -> None:
+    """Thousands end at once, and each look of it at everything stops every thread."""
+    async with running(FrameProtocol, HttpProtocol) as (room, address):
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for _ in range(5):
+                async with websockets.connect(address):
+                    pass
+                (await websockets.connect(address)).transport.abort()
+
+            async def have_all_ended() -> bool:
+                return not room.server.server_state.connections
+
+            assert room.server is not None
+            await eventually(have_all_ended, what="the end of all connections")
+            room.connections.clear()
+            gc.collect()
+            left = [type(it).__name__ for it in gc.garbage]
+        finally:
+            gc.set_debug(0)
+            gc.enable()
+            gc.garbage.clear()
+    ours = {FrameProtocol.__name__, HttpProtocol.__name__, "_Framing", "Pipe", "HttpRequestParser"}
+    assert [name for name in left if name in ours] == []
