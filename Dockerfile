@@ -35,7 +35,7 @@ COPY --from=build /app /app
 # a name: an orchestrator can then tell that it is not root.
 RUN install -d -m 0700 -o 10001 -g 10001 /app/var
 USER 10001:10001
-# The database, the generated keys and the log: everything that must outlive the container.
+# The database, the files, the generated keys and the log: everything that must outlive the container.
 VOLUME /app/var
 EXPOSE 8000
 STOPSIGNAL SIGTERM

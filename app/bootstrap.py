@@ -14,9 +14,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.catalog import FEATURES
 from app.features.audit.feature import register_audit
+from app.features.audit.jobs import log_head, settle_record
 from app.features.audit.metrics import install_metrics
 from app.features.audit.write import event_writer
 from app.features.auth.feature import register_auth
+from app.features.files.bodies import register_bodies
+from app.features.files.installation import claim_storage
 from app.features.gateway.runtime import Gateway
 from app.features.gateway.schemas import OWN_FRAMES
 from app.features.sessions.feature import register_sessions
@@ -25,28 +28,31 @@ from app.features.updates.read import collect_update_kinds
 from app.infra.bus.memory import MemoryBus
 from app.infra.bus.port import Bus
 from app.infra.bus.redis import RedisBus
-from app.infra.cipher.blind_index import open_blind_index, prove_index_key
-from app.infra.cipher.kek import Kek, has_keys, prove_master_key
+from app.infra.cipher.blind_index import open_blind_index
+from app.infra.cipher.kek import Kek, has_keys
 from app.infra.cipher.keyring import Keyring, open_keyring
-from app.infra.cipher.places import Kind
-from app.infra.cipher.stored_forms import note_forms
-from app.infra.database.database import Database, open_database
+from app.infra.cipher.soundness import prove_data_keys
+from app.infra.database.clock import open_database_and_clock, watch_clock
+from app.infra.database.database import SCAN_SECONDS, Database, open_database
 from app.infra.database.errors import CONNECT_ERRORS
 from app.infra.database.migrate import migrate
 from app.infra.database.process_lock import ProcessLock, SecondProcessError
-from app.infra.database.soundness import list_database_faults
 from app.infra.database.tx import Tx
 from app.infra.limits.memory import MemoryLimiter
 from app.infra.limits.port import Limiter
 from app.infra.limits.redis import RedisLimiter
 from app.infra.logging.setup import configure_logging
+from app.infra.media.processor import MediaProcessor
 from app.infra.memory import return_memory_forever, settle_garbage_collector
 from app.infra.presence.memory import MemoryPresence
 from app.infra.presence.port import PresenceStore
 from app.infra.presence.redis import RedisPresence
+from app.infra.scanner.choose import choose_scanner
 from app.infra.secrets import Secrets, disable_core_dumps, load_secrets
 from app.infra.services import Services
 from app.infra.sms.choose import choose_sms
+from app.infra.storage.choose import choose_storage
+from app.infra.storage.port import StorageFull, StorageUnavailable
 from app.infra.supervisor import fail_supervisor, is_launched, stop_server, watch_supervisor
 from app.infra.tokens.access import AccessTokens
 from app.kernel.clock import SystemClock
@@ -54,8 +60,8 @@ from app.kernel.cursors import CursorCodec
 from app.kernel.events import EventSink, SecurityEvent
 from app.kernel.problems import Unavailable
 from app.kernel.rules import Rules
-from app.settings import SecretSettings, Settings, SettingsError
-from app.start_checks import LEAST_ROUNDS, read_settings
+from app.settings import Settings, SettingsError
+from app.start_checks import ask_around, least_rounds, read_settings
 from app.transport.feature import Job
 from app.transport.http.bare_server import harden
 from app.transport.http.cors import CorsMiddleware
@@ -71,7 +77,7 @@ from app.transport.websocket.asyncapi import install_asyncapi
 
 VERSION = "0.1.0"
 API_PREFIX = "/api/v1"
-_LAUNCHER_ADDS = "faster sockets, no deflate, no belief in proxy headers"
+_LAUNCHER_ADDS = "faster sockets, no deflate"
 
 log = structlog.stdlib.get_logger("app.start")
 
@@ -111,7 +117,7 @@ class StartGuard:
             return
         await receive()
         try:
-            faults = [*self._faults, *await list_database_faults(self._settings)]
+            faults = await ask_around(self._settings, self._faults)
         except Exception:  # an edge, as below
             log.exception("start_failed")
             faults = [*self._faults, "The start failed, the log says why"]
@@ -192,6 +198,7 @@ def build_app(settings: Settings) -> FastAPI:
         app,
         trusted_proxies=settings.server.trusted_proxies,
         max_body_size=settings.server.max_body_size,
+        logged_addresses=settings.log.addresses,
     )
     if settings.browser.cors_origins:
         app.add_middleware(
@@ -215,10 +222,13 @@ async def run_server(app: FastAPI) -> AsyncGenerator[None]:
     disable_core_dumps()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(ProcessLock(settings, on_lost=stop_server))
-        secrets, kek = await prove_keys(settings)
+        secrets, kek = await prove_keys(settings, rounds=least_rounds(settings))
         await migrate(settings)
         services = await open_services(settings, secrets, stack, kek=kek)
         app.state.services = services
+        await _claim_storage(services)
+        stack.push_async_callback(settle_record, services)
+        await log_head(services)
         kinds = collect_update_kinds(FEATURES)
         frames = {frame.type: frame for feature in FEATURES for frame in feature.frames}
         epoch = await ensure_epoch(services.db)
@@ -229,7 +239,7 @@ async def run_server(app: FastAPI) -> AsyncGenerator[None]:
         await services.bus.start()
         stack.push_async_callback(services.bus.stop)
         jobs = (job for feature in FEATURES for job in feature.jobs)
-        runner = JobRunner((_WATCH_KEYS, *jobs), services)
+        runner = JobRunner((_WATCH_KEYS, _WATCH_CLOCK, *jobs), services)
         await runner.start()
         stack.push_async_callback(runner.stop)
         log.info(
@@ -242,8 +252,9 @@ async def run_server(app: FastAPI) -> AsyncGenerator[None]:
         log.info("server_stopping")
 
 
-async def prove_keys(settings: Settings) -> tuple[Secrets, Kek | None]:
+async def prove_keys(settings: Settings, *, rounds: int = 1) -> tuple[Secrets, Kek | None]:
     """The keys, before anything is written, a migration included; of a new database nothing is to prove.
+    `rounds`: fewer refuse; a change of MASTER_KEY, which mends that, asks for none.
 
     Raises:
         SettingsError: one is missing, weak, or not the one of this database.
@@ -253,8 +264,7 @@ async def prove_keys(settings: Settings) -> tuple[Secrets, Kek | None]:
         if not await has_keys(db):
             return load_secrets(settings), None
         secrets = load_secrets(settings, may_generate=False)
-        kek = await prove_master_key(db, secrets.master_key)
-        await prove_index_key(db, secrets.index_key, secrets.index_key_new)
+        kek = await prove_data_keys(db, secrets.data_keys, least_rounds=rounds)
     finally:
         await db.close()
     return secrets, kek
@@ -264,8 +274,7 @@ async def open_services(
     settings: Settings, secrets: Secrets, stack: AsyncExitStack, *, kek: Kek | None = None
 ) -> Services:
     """All adapters; closed by `stack` in reverse order. `kek`: see `prove_keys`."""
-    clock = SystemClock()
-    db = open_database(settings, clock)
+    db, clock = await open_database_and_clock(settings)
     stack.push_async_callback(db.close)
     keyring = await open_keyring(
         db,
@@ -273,18 +282,17 @@ async def open_services(
         rounds=settings.secrets.pbkdf2_rounds,
         personal=settings.secrets.encrypt_personal_data,
         messages=settings.secrets.encrypt_messages,
-        least_rounds=LEAST_ROUNDS if settings.is_production else 1,
+        least_rounds=least_rounds(settings),
         kek=kek,
     )
     index = await open_blind_index(db, secrets.index_key, secrets.index_key_new)
-    await _note_forms(db, settings.secrets)
-    await db.read(keyring.watch)
     bus = _make_bus(settings, keyring)
     rules = Rules()
     events = register_audit(rules, clock)
     db.write_events = event_writer(keyring)
     keyring.on_invalid = partial(_record_invalid, events)
-    stack.push_async_callback(events.close, db, keyring)
+    await _note_forms(db, keyring)
+    await db.read(keyring.watch)
     tokens = AccessTokens(
         secrets.secret_key,
         previous_keys=secrets.previous_secret_keys,
@@ -298,6 +306,7 @@ async def open_services(
         code_hash_rounds=settings.sms.code_hash_rounds,
         password_hash_rounds=settings.two_step.hash_rounds,
     )
+    register_bodies(rules, settings.files)
     for feature in FEATURES:
         for entry in feature.rules:
             rules.register(entry.kind, entry.rule)
@@ -307,6 +316,10 @@ async def open_services(
     stack.push_async_callback(limiter.close)
     sms = choose_sms(settings)
     stack.push_async_callback(sms.close)
+    storage = choose_storage(settings)
+    stack.push_async_callback(storage.close)
+    media = MediaProcessor(processes=settings.files.media_processes)
+    stack.push_async_callback(media.close)
     return Services(
         settings=settings,
         clock=clock,
@@ -321,15 +334,26 @@ async def open_services(
         limiter=limiter,
         events=events,
         rules=rules,
+        storage=storage,
+        media=media,
+        scanner=choose_scanner(settings.files),
     )
 
 
-async def _note_forms(db: Database, wanted: SecretSettings) -> None:
-    kinds: dict[Kind, bool] = {
-        "personal": wanted.encrypt_personal_data,
-        "messages": wanted.encrypt_messages,
-    }
-    mixed = await db.write(lambda tx: note_forms(tx, kinds), timeout_seconds=600)
+async def _claim_storage(services: Services) -> None:
+    """One that is away or full is asked again before anything in it is taken for left over.
+
+    Raises:
+        SettingsError: it is another database's.
+    """
+    try:
+        await claim_storage(services.db, services.storage, services.settings.files)
+    except (StorageFull, StorageUnavailable) as problem:
+        log.warning("storage_not_claimed", code=problem.code)
+
+
+async def _note_forms(db: Database, keyring: Keyring) -> None:
+    mixed = await db.write(keyring.note_forms, timeout_seconds=SCAN_SECONDS)
     if mixed:
         log.warning("rows_stored_otherwise", kinds=mixed, mend="python -m app.admin keys convert")
 
@@ -345,6 +369,13 @@ async def _watch_keys(services: Services) -> None:
 
 
 _WATCH_KEYS = Job("watch_keys", timedelta(seconds=1), _watch_keys)
+
+
+async def _watch_clock(services: Services) -> None:
+    await watch_clock(services.db, services.clock)
+
+
+_WATCH_CLOCK = Job("watch_clock", timedelta(seconds=10), _watch_clock)
 
 
 def _make_bus(settings: Settings, keyring: Keyring) -> Bus:

@@ -5,6 +5,7 @@ from app.features.audit.feature import FEATURE as AUDIT
 from app.features.auth.feature import FEATURE as AUTH
 from app.features.calls.feature import FEATURE as CALLS
 from app.features.chats.feature import FEATURE as CHATS
+from app.features.files.feature import FEATURE as FILES
 from app.features.gateway.feature import FEATURE as GATEWAY
 from app.features.inbox.feature import FEATURE as INBOX
 from app.features.messages.feature import FEATURE as MESSAGES
@@ -23,6 +24,7 @@ FEATURES: tuple[Feature, ...] = (
     CHATS,
     AUTH,
     USERS,
+    FILES,
     PRESENCE,
     SESSIONS,
     AUDIT,

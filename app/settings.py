@@ -14,6 +14,8 @@ from urllib.parse import quote
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.kernel.addresses import AddressForm
+
 
 class Environment(StrEnum):
     DEVELOPMENT = "development"
@@ -271,7 +273,8 @@ class SmsSettings(Group):
         alias="SMS_TIMEOUT",
         gt=0,
         le=30,
-        description="Seconds after which a silent provider counts as failed.",
+        description="Seconds after which a silent provider counts as failed; with more than 4, asking for a code may"
+        " take longer than the 5 seconds of every other call.",
     )
     twilio_account_sid: str | None = Field(
         None, alias="TWILIO_ACCOUNT_SID", description="Twilio: account SID."
@@ -605,8 +608,178 @@ class LimitSettings(Group):
         120,
         alias="RATE_LIMIT_SOCKETS",
         ge=1,
-        description="Sockets opened by one account in a minute; one more is closed with 4429.",
+        description="Sockets that one account opens, or tries to, in a minute; one more is closed with 4429.",
     )
+    uploads: int = Field(
+        120,
+        alias="RATE_LIMIT_UPLOADS",
+        ge=1,
+        description="Uploads begun by one account in a minute.",
+    )
+    upload_parts: int = Field(
+        1_200,
+        alias="RATE_LIMIT_UPLOAD_PARTS",
+        ge=1,
+        description="Requests that send or ask for parts of resumable uploads, by one account in a minute.",
+    )
+    downloads: int = Field(
+        3_000,
+        alias="RATE_LIMIT_DOWNLOADS",
+        ge=1,
+        description="Downloads of files and thumbnails, ranges included, by one account in a minute.",
+    )
+
+
+class FileSettings(Group):
+    """Where files lie, and how much of them."""
+
+    storage_url: str | None = Field(
+        None,
+        alias="STORAGE_URL",
+        description="s3://bucket/prefix?endpoint=https://...&region=...; empty: the directory VAR_DIR/files.",
+    )
+    storage_access_key: SecretStr | None = Field(
+        None, alias="STORAGE_ACCESS_KEY", description="Access key of the S3 store."
+    )
+    storage_access_key_file: Path | None = Field(
+        None,
+        alias="STORAGE_ACCESS_KEY_FILE",
+        description="File that holds STORAGE_ACCESS_KEY instead.",
+    )
+    storage_secret_key: SecretStr | None = Field(
+        None, alias="STORAGE_SECRET_KEY", description="Secret key of the S3 store."
+    )
+    storage_secret_key_file: Path | None = Field(
+        None,
+        alias="STORAGE_SECRET_KEY_FILE",
+        description="File that holds STORAGE_SECRET_KEY instead.",
+    )
+    storage_allow_plaintext: bool = Field(
+        default=False,
+        alias="STORAGE_ALLOW_PLAINTEXT",
+        description="Production takes a line to an S3 store on another machine without TLS: only where the"
+        " network is private.",
+    )
+    encrypt: bool = Field(
+        default=True,
+        alias="ENCRYPT_FILES",
+        description="Keep new files as AES-256-GCM, each under a key of its own.",
+    )
+    redirect_seconds: int = Field(
+        0,
+        alias="FILES_REDIRECT_SECONDS",
+        ge=0,
+        le=60,
+        description="With S3 and ENCRYPT_FILES=false: send downloads on to a signed URL of this life; 0: never.",
+    )
+    max_upload_size: int = Field(
+        2_147_483_648,
+        alias="MAX_UPLOAD_SIZE",
+        ge=1024,
+        description="Largest file, in bytes; with S3 52425392128 at most.",
+    )
+    quota: int = Field(
+        10_737_418_240,
+        alias="FILES_QUOTA",
+        ge=1024,
+        description="Bytes that the files of one account may take, uploads under way and files that ended less than"
+        " FILES_GRACE_MINUTES ago included.",
+    )
+    max_uploads: int = Field(
+        20,
+        alias="MAX_PARALLEL_UPLOADS",
+        ge=1,
+        description="Uploads that one account may have under way, resumable ones that wait included.",
+    )
+    max_downloads: int = Field(
+        64,
+        alias="MAX_PARALLEL_DOWNLOADS",
+        ge=1,
+        description="Downloads of one account that a worker has under way at once.",
+    )
+    worker_downloads: int = Field(
+        512,
+        alias="WORKER_DOWNLOADS",
+        ge=1,
+        description="Downloads that a worker has under way at once, of all accounts.",
+    )
+    upload_hours: int = Field(
+        24,
+        alias="UPLOAD_HOURS",
+        ge=1,
+        le=720,
+        description="Hours for which a resumable upload waits for its next part.",
+    )
+    upload_min_rate: int = Field(
+        16_384,
+        alias="UPLOAD_MIN_RATE",
+        ge=1,
+        description="Bytes a second that an upload has to bring on the average: of the default, 2 GiB in 36 hours.",
+    )
+    upload_grace_seconds: int = Field(
+        600,
+        alias="UPLOAD_GRACE_SECONDS",
+        ge=1,
+        description="Seconds that an upload may take beside what UPLOAD_MIN_RATE asks for.",
+    )
+    unused_hours: int = Field(
+        24,
+        alias="FILES_UNUSED_HOURS",
+        ge=1,
+        le=8760,
+        description="Hours for which an uploaded file waits for its first use before it is deleted.",
+    )
+    grace_minutes: int = Field(
+        60,
+        alias="FILES_GRACE_MINUTES",
+        ge=0,
+        le=43_200,
+        description="Minutes between the last use of a file, when nobody reads it any more, and the end of its bytes.",
+    )
+    media_processes: int = Field(
+        1,
+        alias="MEDIA_PROCESSES",
+        ge=1,
+        le=64,
+        description="Processes of each worker that look into photos, video and sound.",
+    )
+    clamd_address: str | None = Field(
+        None,
+        alias="CLAMD_ADDRESS",
+        description="Ask this clamd about every upload: tcp://host:3310 or unix:///run/clamav/clamd.ctl; empty: ask"
+        " nobody.",
+    )
+    clamd_max_size: int = Field(
+        26_214_400,
+        alias="CLAMD_MAX_SIZE",
+        ge=1024,
+        description="Largest file that clamd is asked about, in bytes; at most its StreamMaxLength and MaxFileSize.",
+    )
+    clamd_allow_larger: bool = Field(
+        default=False,
+        alias="CLAMD_ALLOW_LARGER",
+        description="Keep what is larger than CLAMD_MAX_SIZE, unsearched; false: with CLAMD_ADDRESS it is refused.",
+    )
+    clamd_timeout_seconds: float = Field(
+        130.0,
+        alias="CLAMD_TIMEOUT",
+        gt=0,
+        le=600,
+        description="Seconds after which a clamd that has all of a file counts as silent; more than its MaxScanTime.",
+    )
+    clamd_allow_plaintext: bool = Field(
+        default=False,
+        alias="CLAMD_ALLOW_PLAINTEXT",
+        description="Production sends files to a clamd on another machine, which speaks no TLS: only where the network"
+        " is private.",
+    )
+
+    @property
+    def largest_file(self) -> int:
+        """In bytes: MAX_UPLOAD_SIZE, or less where what cannot be searched is not kept."""
+        if self.clamd_address is None or self.clamd_allow_larger:
+            return self.max_upload_size
+        return min(self.max_upload_size, self.clamd_max_size)
 
 
 class UpdateSettings(Group):
@@ -656,6 +829,12 @@ class LogSettings(Group):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", alias="LOG_LEVEL", description="DEBUG, INFO, WARNING or ERROR."
     )
+    addresses: AddressForm = Field(
+        "network",
+        alias="LOG_ADDRESSES",
+        description="What of a client's address its lines tell: full (what fail2ban needs), network (/24, IPv6 /48)"
+        " or none.",
+    )
     max_bytes: int = Field(
         50_000_000,
         alias="LOG_MAX_BYTES",
@@ -686,6 +865,7 @@ class Settings:
     browser: BrowserSettings
     people: PeopleSettings
     limits: LimitSettings
+    files: FileSettings
     updates: UpdateSettings
     audit: AuditSettings
     log: LogSettings
@@ -699,6 +879,11 @@ class Settings:
         """The file of the SQLite database."""
         url = self.database.url.get_secret_value() if self.database.url else ""
         return Path(url.removeprefix("sqlite:///")) if url else self.server.var_dir / "messenger.db"
+
+    @property
+    def files_dir(self) -> Path:
+        """The directory of the local storage."""
+        return self.server.var_dir / "files"
 
     @property
     def database_url(self) -> str:
@@ -723,6 +908,7 @@ GROUPS: dict[str, type[Group]] = {
     "browser": BrowserSettings,
     "people": PeopleSettings,
     "limits": LimitSettings,
+    "files": FileSettings,
     "updates": UpdateSettings,
     "audit": AuditSettings,
     "log": LogSettings,

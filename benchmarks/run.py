@@ -86,7 +86,7 @@ def measure(name: str, seconds: float) -> Figures:
         for setting in TEST_ENVIRONMENT:
             if setting not in _RATE_LIMITS and setting != "SMS_PROVIDER":
                 environment[setting] = ""  # empty: the default
-        with Server(directory / "app", environment, name=name) as server:
+        with Server(directory / "app", environment, name=name, forked=False) as server:
             figures = {"server": measure_server(server, world, seconds)}
             server.stop()
         with floor(floor_database) as (port, process):

@@ -167,7 +167,9 @@ def run_place(name: str, **settings: str) -> Iterator[Place]:
                 "REDIS_URL": stack.enter_context(run_redis()),
                 "WORKERS": "2",
             }
-        server = stack.enter_context(Server(directory, environment | settings, name=name))
+        server = stack.enter_context(
+            Server(directory, environment | settings, name=name, forked=False)
+        )
         yield Place(server, database_pid)
 
 

@@ -39,12 +39,15 @@ create_venv() {
     fail "$python cannot make a virtual environment. On Debian and Ubuntu: sudo apt-get install python3-venv"
 }
 
+# What decodes hostile bytes comes as a wheel, with the libraries that it was tested with. Built here it would take
+# those of the system, of whatever age.
 install() {
     echo "Installing $1"
     if command -v uv >/dev/null 2>&1; then
-        uv pip install --quiet --python .venv/bin/python --require-hashes -r "$1"
+        uv pip install --quiet --python .venv/bin/python --require-hashes --only-binary av --only-binary pillow -r "$1"
     else
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$1"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+            --require-hashes --only-binary av,pillow -r "$1"
     fi
 }
 
@@ -60,6 +63,6 @@ build_redis() {
 [ -d .venv ] || create_venv
 is_new_enough .venv/bin/python || fail ".venv does not hold a working Python 3.11 or newer. Remove it and try again: make clean"
 cmp -s "$lock" "$stamp" && exit 0
-install "$lock"
+install "$lock" || fail "$lock could not be installed. av and pillow come as wheels alone; where there are none, use Docker"
 [ "$lock" != requirements-dev.txt ] || build_redis
 cp "$lock" "$stamp"

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from app.bootstrap import build_app
 from app.settings import load_settings
@@ -17,6 +18,7 @@ from tests.support import missing
 from tests.support.people import Backend, Deployment
 from tests.support.postgres import Postgres, run_postgres
 from tests.support.redis_server import redis_version, run_redis
+from tests.support.s3_server import S3Server, run_s3_server
 from tests.support.servers import Server
 from tests.support.whole_run import WholeRun
 
@@ -46,6 +48,13 @@ def redis_url() -> Iterator[str]:
             yield url
     except missing.Missing as reason:
         missing.skip("Redis", str(reason))
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A local S3 server; make buckets in it."""
+    with run_s3_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
@@ -125,15 +134,22 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(WholeRun(_build_document, VERSIONS), "whole-run")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist takes the names up
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`--dist loadgroup`: the tests of one file stay together, and those of one backend."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        callspec = getattr(item, "callspec", None)
-        name = callspec.params.get("deployment", "") if callspec else ""
-        item.add_marker(pytest.mark.xdist_group(f"{name} {item.location[0]}"))
+class ByFileAndBackend(LoadScopeScheduling):
+    """`--dist loadscope`: the tests of one file and backend stay together, and with them what they share.
+
+    Not by the marks of `loadgroup`, which pytest-xdist 3.8 writes where pytest 9.2 does not look.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, name = nodeid.partition("::")
+        words = name.partition("[")[2].rstrip("]").split("-")
+        backend = next((word for word in words if word in BACKENDS), "")
+        return f"{file} {backend}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFileAndBackend | None:
+    return ByFileAndBackend(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 def _build_document() -> dict[str, Any]:

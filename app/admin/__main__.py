@@ -10,11 +10,13 @@ from rich.console import Console
 from app.admin.audit import cli as audit
 from app.admin.env_example import render_env_example
 from app.admin.keys import keys
-from app.admin.opened import admin_act, faults_told, open_for_admin
+from app.admin.opened import admin_act, faults_told, open_for_admin, open_keys
 from app.admin.problem_list import render_problem_list
 from app.admin.sessions import sessions
+from app.admin.storage import storage
 from app.features.audit.record import record
 from app.features.updates.epoch import renew_epoch
+from app.infra.database.database import LONG_SECONDS
 from app.infra.database.tx import Tx
 from app.settings import Settings, load_settings
 from app.start_checks import read_and_ask
@@ -25,15 +27,16 @@ cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 cli.add_typer(audit, name="audit")
 cli.add_typer(keys, name="keys")
 cli.add_typer(sessions, name="sessions")
+cli.add_typer(storage, name="storage")
 
 
 @cli.command("check")
 def check(*, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """List everything that would refuse the start, or say "ok"; status 1 if there is anything.
 
-    Asks the database too; a server may run meanwhile.
+    Asks the database too, and the file storage and the scanner, which must answer here; a server may run meanwhile.
     """
-    _, faults = asyncio.run(read_and_ask())
+    _, faults = asyncio.run(read_and_ask(must_answer=True))
     if as_json:
         listed = [dict(zip(("variable", "fault"), _split(fault), strict=True)) for fault in faults]
         typer.echo(json.dumps({"ok": not faults, "faults": listed}))
@@ -63,7 +66,9 @@ def problems() -> None:
 @cli.command("new-epoch")
 def new_epoch() -> None:
     """Void the cursors of every client, for example after a backup was restored by hand."""
-    _console.print(asyncio.run(_renew_epoch(_load())))
+    with faults_told():
+        epoch = asyncio.run(_renew_epoch(load_settings()))
+    _console.print(epoch)
 
 
 async def _renew_epoch(settings: Settings) -> str:
@@ -72,12 +77,8 @@ async def _renew_epoch(settings: Settings) -> str:
         return await renew_epoch(tx)
 
     async with open_for_admin(settings) as db:
-        return await db.write(work)
-
-
-def _load() -> Settings:
-    with faults_told():
-        return load_settings()
+        await open_keys(settings, db)
+        return await db.write(work, timeout_seconds=LONG_SECONDS)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ from app.features.audit.verify import Verdict, verify_chain
 from app.features.audit.write import ALERT_PREFIX
 from app.infra.cipher.blind_index import BlindIndex
 from app.infra.cipher.keyring import Keyring
-from app.infra.database.database import Database
+from app.infra.database.database import SCAN_SECONDS, Database
 from app.infra.secrets import load_secrets
-from app.kernel.addresses import network_of
+from app.kernel.addresses import network_of, wide_network_of
 from app.kernel.clock import SystemClock, format_time, parse_time
 from app.kernel.phones import PhoneInvalid, parse_phone
 from app.settings import Settings, load_settings
@@ -190,7 +190,7 @@ async def _search(
 
 async def _verify(settings: Settings, head: str | None) -> Verdict:
     async with open_for_admin(settings) as db:
-        return await verify_chain(db, kept_head=head)
+        return await verify_chain(db, await open_keys(settings, db), kept_head=head)
 
 
 async def _report(
@@ -198,8 +198,13 @@ async def _report(
 ) -> tuple[Sequence[Total], Sequence[RecordedEvent], Sequence[tuple[int, int]]]:
     since = SystemClock().now() - timedelta(days=days)
     async with open_for_admin(settings) as db:
-        totals = await db.read(lambda tx: count_by_name(tx, since=since))
-        users = await db.read(lambda tx: count_refusals_by_user(tx, since=since, limit=_TOP))
+        totals = await db.read(
+            lambda tx: count_by_name(tx, since=since), timeout_seconds=SCAN_SECONDS
+        )
+        users = await db.read(
+            lambda tx: count_refusals_by_user(tx, since=since, limit=_TOP),
+            timeout_seconds=SCAN_SECONDS,
+        )
         alerts = await _list(db, None, Filter(name=ALERT_PREFIX, since=since), 2 * _TOP)
         return totals, alerts, users
 
@@ -214,7 +219,10 @@ async def _open_personal(settings: Settings, db: Database, command: str) -> Keyr
 async def _list(
     db: Database, keyring: Keyring | None, wanted: Filter, lines: int
 ) -> list[RecordedEvent]:
-    return await db.read(lambda tx: list_newest(tx, keyring, wanted, limit=lines))
+    """What is rare is looked for in all there is."""
+    return await db.read(
+        lambda tx: list_newest(tx, keyring, wanted, limit=lines), timeout_seconds=SCAN_SECONDS
+    )
 
 
 def _fits(event: RecordedEvent, address: str | None, subject: str | None) -> bool:
@@ -222,7 +230,9 @@ def _fits(event: RecordedEvent, address: str | None, subject: str | None) -> boo
         return False
     if address is None:
         return True
-    return event.address is not None and network_of(event.address) == network_of(address)
+    # Of many at once only the wide network may stand there.
+    wanted = {network_of(address), wide_network_of(address)}
+    return event.address is not None and network_of(event.address) in wanted
 
 
 def _before(wanted: Filter, row_id: int) -> Filter:

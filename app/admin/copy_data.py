@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from app.admin.opened import note_act
 from app.features.updates.epoch import renew_epoch
 from app.infra.database.copy import copy_rows, count_rows, open_source
 from app.infra.database.database import open_database
@@ -53,7 +54,9 @@ async def copy_data(source: Settings, target: Settings) -> Mapping[str, tuple[in
                         await renew_epoch(tx)
                         return checksums
 
-                    return await database.write(work, timeout_seconds=24 * 3600)
+                    copied = await database.write(work, timeout_seconds=24 * 3600)
+            await note_act(target, database, "data_copied")
+            return copied
         finally:
             await database.close()
 

@@ -4,11 +4,12 @@ Every command may be cut off at any moment and begun again.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, ParamSpec
 
 import typer
@@ -17,8 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy import ColumnElement, func, select
 
 # Importing the composition root imports every slice, and with it every sealed column.
-from app.admin.opened import record_act
+from app.admin.opened import note_act, open_for_admin, record_act
 from app.bootstrap import prove_keys
+from app.features.audit.models import AuditEventRow
+from app.features.users.rebuild_index import BATCH as ACCOUNTS_A_BATCH
 from app.features.users.rebuild_index import (
     begin_rebuild,
     count_left,
@@ -27,10 +30,19 @@ from app.features.users.rebuild_index import (
 )
 from app.infra.cipher.blind_index import BlindIndex
 from app.infra.cipher.kek import Kek
-from app.infra.cipher.keyring import ROOT_KEY, SERVER_KEY, Keyring, open_keyring
+from app.infra.cipher.key_files import restore_key_file, write_key_file
+from app.infra.cipher.keyring import (
+    ROOT_KEY,
+    SERVER_KEY,
+    Keyring,
+    open_keyring,
+    seals_objects,
+    seals_the_record,
+)
 from app.infra.cipher.models import KeyRow
 from app.infra.cipher.places import Kind, Place, list_places
 from app.infra.cipher.rewrite import (
+    BATCH,
     count_values,
     is_encrypted,
     is_older,
@@ -39,12 +51,12 @@ from app.infra.cipher.rewrite import (
     rewrite,
 )
 from app.infra.cipher.rotation import begin_rotation, count_older, finish_rotation, rewrap_some
-from app.infra.cipher.stored_forms import KINDS, PLAIN, SEALED, note_forms, places_of, set_form
-from app.infra.database.database import Database, open_database
+from app.infra.cipher.stored_forms import KINDS, PLAIN, SEALED, places_of
+from app.infra.database.clock import open_database_and_clock
+from app.infra.database.database import LONG_SECONDS, SCAN_SECONDS, Database
 from app.infra.database.tx import Tx
 from app.infra.logging.setup import configure_logging
 from app.infra.secrets import Secrets, load_new_key
-from app.kernel.clock import SystemClock
 from app.settings import Settings, SettingsError, load_settings
 
 P = ParamSpec("P")
@@ -53,12 +65,18 @@ keys = typer.Typer(no_args_is_help=True, help="Change keys beside the running se
 # By then every process has heard of it, or asks the database for each key; and what it began before is
 # committed or rolled back.
 _HEARD_SECONDS = 45.0
-_BATCH = 500
+_KEYS_A_BATCH = 500
+_SETTINGS: Mapping[Kind, str] = {
+    "personal": "ENCRYPT_PERSONAL_DATA",
+    "messages": "ENCRYPT_MESSAGES",
+}
 _console = Console(highlight=False)
 _errors = Console(highlight=False, stderr=True)
 Wait = Annotated[
     float, typer.Option("--wait", help="Seconds in which every server hears of a new key.")
 ]
+KeyFile = Annotated[Path, typer.Argument(help="The file of keys.", dir_okay=False)]
+Batch = Annotated[int, typer.Option(min=1, help="Values, or keys, a transaction.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +113,7 @@ def _command(run: Callable[P, Awaitable[None]]) -> Callable[P, None]:
 async def rotate(
     *,
     wait: Wait = 10.0,
-    batch: Annotated[int, typer.Option(min=1, help="Keys a transaction.")] = _BATCH,
+    batch: Batch = _KEYS_A_BATCH,
 ) -> None:
     """Wrap all data keys under MASTER_KEY_NEW (or MASTER_KEY_NEW_FILE) instead of MASTER_KEY."""
     async with _open_desk("keys_rotate") as desk:
@@ -128,24 +146,25 @@ async def renew(
     every: Annotated[bool, typer.Option("--all", help="All owners.")] = False,
     older_than: Annotated[int, typer.Option(help="With --all: days of age of the key.")] = 0,
     wait: Wait = _HEARD_SECONDS,
+    batch: Batch = BATCH,
 ) -> None:
     """Give owners a new data key, seal their rows anew under it, and destroy the old one."""
     if (owner is None) == (not every):
         raise SettingsError(["Say either --owner chat:42 or --all"])
-    async with _open_desk("keys_renew") as desk:
+    async with _open_desk("keys_renew", target=owner) as desk:
         age = timedelta(days=older_than)
-        owners = await _list_owners(desk, age) if owner is None else [owner]
-        for start in range(0, len(owners), _BATCH):
-            chunk = owners[start : start + _BATCH]
+        owners = await _list_owners(desk, age) if owner is None else [_renewable(owner)]
+        for start in range(0, len(owners), _KEYS_A_BATCH):
+            chunk = owners[start : start + _KEYS_A_BATCH]
             versions = await _begin_renewal(desk, chunk)
             await asyncio.sleep(wait)
             kept = 0
             with _progress_bar() as bar:
                 task = bar.add_task("renewing keys", total=len(versions))
                 for name, version in versions.items():
-                    kept += not await _renew(desk, name, version)
+                    kept += not await _renew(desk, name, version, batch)
                     bar.advance(task)
-            await desk.db.write(desk.keyring.tell_all)
+            await desk.db.write(desk.keyring.tell_all, timeout_seconds=LONG_SECONDS)
             if kept:
                 _console.print(
                     f"{kept} old keys are kept: what is chained in the audit record is under them, "
@@ -157,20 +176,24 @@ async def renew(
 
 @keys.command("convert")
 @_command
-async def convert() -> None:
+async def convert(*, wait: Wait = _HEARD_SECONDS, batch: Batch = BATCH) -> None:
     """Store all rows as ENCRYPT_PERSONAL_DATA and ENCRYPT_MESSAGES say now."""
     async with _open_desk("keys_convert") as desk:
-        wanted: dict[Kind, bool] = {kind: is_encrypted(desk.keyring, kind) for kind in KINDS}
-        await desk.db.write(lambda tx: note_forms(tx, wanted), timeout_seconds=600)
-        await desk.db.read(desk.keyring.watch)
+        await desk.db.write(desk.keyring.note_forms, timeout_seconds=SCAN_SECONDS)
+        await desk.db.read(desk.keyring.watch, timeout_seconds=LONG_SECONDS)
+        begun = await _begin_conversion(desk)
+        await desk.db.read(desk.keyring.watch, timeout_seconds=LONG_SECONDS)
+        if any(begun.values()):
+            # A server that still runs with the older setting seals as well from then on.
+            await asyncio.sleep(wait)
         for kind in KINDS:
-            await _convert(desk, kind)
+            await _convert(desk, kind, batch, begun=begun.get(kind))
     _console.print("Done: all rows are stored as the settings say.")
 
 
 @keys.command("rebuild-index")
 @_command
-async def rebuild() -> None:
+async def rebuild(*, batch: Batch = ACCOUNTS_A_BATCH) -> None:
     """Index phones and names under INDEX_KEY_NEW; the servers were started with both keys before."""
     async with _open_desk("keys_rebuild_index") as desk:
         if desk.secrets.index_key_new is None:
@@ -181,7 +204,11 @@ async def rebuild() -> None:
             with _progress_bar() as bar:
                 task = bar.add_task("indexing accounts", total=await count_left(desk.db))
                 done = await rebuild_index(
-                    desk.db, desk.keyring, newer, on_progress=lambda n: bar.advance(task, n)
+                    desk.db,
+                    desk.keyring,
+                    newer,
+                    on_progress=lambda n: bar.advance(task, n),
+                    batch=batch,
                 )
             await finish_rebuild(desk.db, older, newer)
             if done.unreadable:
@@ -192,13 +219,38 @@ async def rebuild() -> None:
     )
 
 
+@keys.command("backup")
+@_command
+async def backup(file: KeyFile) -> None:
+    """Save the wrapped keys, which a backup of the data is to lack; needs no MASTER_KEY."""
+    settings = load_settings()
+    async with open_for_admin(settings) as db:
+        await note_act(settings, db, "keys_backup")
+        count = await write_key_file(db, file)
+    _console.print(f"Done: {count} keys. Keep this file for days, not for years.")
+
+
+@keys.command("restore")
+@_command
+async def restore(file: KeyFile) -> None:
+    """Put saved keys into a database that was restored without any, before a server is started."""
+    settings = load_settings()
+    async with open_for_admin(settings) as db:
+        count = await db.write(lambda tx: restore_key_file(tx, file), timeout_seconds=SCAN_SECONDS)
+        # Not before: there is nothing to record it with.
+        await note_act(settings, db, "keys_restore")
+    _console.print(f"Done: {count} keys.")
+
+
 @keys.command("status")
 @_command
 async def status() -> None:
     """Tell which keys there are; write the fingerprint down beside a backup."""
     async with _open_desk() as desk:
         counts = select(KeyRow.kek_version, func.count()).group_by(KeyRow.kek_version)
-        rows = await desk.db.read(lambda tx: tx.all(counts.order_by(KeyRow.kek_version)))
+        rows = await desk.db.read(
+            lambda tx: tx.all(counts.order_by(KeyRow.kek_version)), timeout_seconds=SCAN_SECONDS
+        )
         _console.print(f"fingerprint of the keys: {desk.keyring.derive('fingerprint').hex()[:16]}")
         for version, count in rows:
             _console.print(f"data keys under master key {version}: {count}")
@@ -212,21 +264,44 @@ async def status() -> None:
                 _console.print(f"{place.column}: {count} stored otherwise; run keys convert")
 
 
-async def _convert(desk: Desk, kind: Kind) -> None:
+async def _begin_conversion(desk: Desk) -> dict[Kind, str]:
+    """Of the kinds that are to be sealed: what their end asks for."""
+
+    async def work(tx: Tx) -> dict[Kind, str]:
+        notes: dict[Kind, str | None] = {
+            kind: await desk.keyring.begin_conversion(tx, kind)
+            for kind in KINDS
+            if is_encrypted(desk.keyring, kind)
+        }
+        return {kind: note for kind, note in notes.items() if note is not None}
+
+    return await desk.db.write(work, timeout_seconds=LONG_SECONDS)
+
+
+async def _convert(desk: Desk, kind: Kind, batch: int, *, begun: str | None) -> None:
     encrypt = is_encrypted(desk.keyring, kind)
     invalid = 0
     for place in places_of(kind):
         condition = is_other_form(place, encrypt=encrypt)
-        invalid += await _rewrite(desk, place, condition)
+        invalid += await _rewrite(desk, place, condition, batch)
     if invalid:
         raise SettingsError(
             [f"{invalid} values of {kind} do not open and were left as they are; see the audit log"]
         )
     form = SEALED if encrypt else PLAIN
-    await desk.db.write(lambda tx: set_form(tx, kind, form))
+    is_done = await desk.db.write(
+        lambda tx: desk.keyring.end_conversion(tx, kind, form, begun=begun),
+        timeout_seconds=LONG_SECONDS,
+    )
+    if not is_done:
+        raise SettingsError(
+            [
+                f"{_SETTINGS[kind]}: a server was started with false meanwhile; see to it, and convert again"
+            ]
+        )
 
 
-async def _rewrite(desk: Desk, place: Place, condition: ColumnElement[bool]) -> int:
+async def _rewrite(desk: Desk, place: Place, condition: ColumnElement[bool], batch: int) -> int:
     """Answers how many do not open."""
     total = await count_values(desk.db, place, condition)
     with _progress_bar() as bar:
@@ -237,8 +312,21 @@ async def _rewrite(desk: Desk, place: Place, condition: ColumnElement[bool]) -> 
             place,
             condition,
             on_progress=lambda count: bar.advance(task, count),
+            batch=batch,
         )
     return done.invalid
+
+
+def _renewable(owner: str) -> str:
+    if seals_the_record(owner):
+        raise SettingsError(
+            [f"{owner} seals rows of the audit record, which never change: it is never renewed"]
+        )
+    if seals_objects(owner):
+        raise SettingsError(
+            [f"{owner} seals files, which are never sealed anew: it is never renewed"]
+        )
+    return owner
 
 
 async def _list_owners(desk: Desk, age: timedelta) -> list[str]:
@@ -247,9 +335,14 @@ async def _list_owners(desk: Desk, age: timedelta) -> list[str]:
     async def work(tx: Tx) -> list[str]:
         newest = func.max(func.coalesce(KeyRow.created_at, 0))
         statement = select(KeyRow.id).group_by(KeyRow.id).having(newest <= tx.now - age)
-        return [name for name in await tx.scalars(statement) if name != ROOT_KEY]
+        names = await tx.scalars(statement)
+        return [
+            name
+            for name in names
+            if name != ROOT_KEY and not (seals_objects(name) or seals_the_record(name))
+        ]
 
-    return await desk.db.read(work)
+    return await desk.db.read(work, timeout_seconds=SCAN_SECONDS)
 
 
 async def _begin_renewal(desk: Desk, owners: list[str]) -> dict[str, int]:
@@ -269,7 +362,7 @@ async def _begin_renewal(desk: Desk, owners: list[str]) -> dict[str, int]:
         await desk.keyring.tell_all(tx)
         return found
 
-    return await desk.db.write(work)
+    return await desk.db.write(work, timeout_seconds=SCAN_SECONDS)
 
 
 async def _has_older(tx: Tx, owner: str, version: int) -> bool:
@@ -284,7 +377,7 @@ async def _has_older(tx: Tx, owner: str, version: int) -> bool:
     return False
 
 
-async def _renew(desk: Desk, owner: str, version: int) -> bool:
+async def _renew(desk: Desk, owner: str, version: int, batch: int) -> bool:
     """Answers whether the old versions could be destroyed."""
     is_needed = False
     for place in list_places():
@@ -296,23 +389,26 @@ async def _renew(desk: Desk, owner: str, version: int) -> bool:
             is_needed |= await count_values(desk.db, place, condition) > 0
         elif not place.sealed.brief:
             done = await rewrite(
-                desk.db, desk.keyring, place, condition, on_progress=lambda _: None
+                desk.db, desk.keyring, place, condition, on_progress=lambda _: None, batch=batch
             )
             is_needed |= done.invalid > 0
     if not is_needed:
-        await desk.db.write(lambda tx: desk.keyring.retire_versions(tx, owner, version))
+        await desk.db.write(
+            lambda tx: desk.keyring.retire_versions(tx, owner, version),
+            timeout_seconds=LONG_SECONDS,
+        )
     return not is_needed
 
 
 def _owned(place: Place, owner: str) -> ColumnElement[bool] | None:
-    if owner == SERVER_KEY and place.sealed.fixed:
+    if owner == SERVER_KEY and place.table is AuditEventRow.__table__:
         # What the record holds of nobody in particular.
-        return place.owner_columns[0].is_(None)
+        return AuditEventRow.user_id.is_(None) & AuditEventRow.phone_id.is_(None)
     return is_owned(place, owner)
 
 
 @asynccontextmanager
-async def _open_desk(act: str | None = None) -> AsyncGenerator[Desk]:
+async def _open_desk(act: str | None = None, *, target: str | None = None) -> AsyncGenerator[Desk]:
     """Nothing is written before the keys are proved. `act` is recorded before it is begun."""
     settings = load_settings()
     secrets, kek = await prove_keys(settings)
@@ -321,7 +417,7 @@ async def _open_desk(act: str | None = None) -> AsyncGenerator[Desk]:
             ["DATABASE_URL: this database was never set up; start the server first"]
         )
     write_log_at_once = configure_logging(settings.log)
-    db = open_database(settings, SystemClock())
+    db, _ = await open_database_and_clock(settings)
     try:
         keyring = await open_keyring(
             db,
@@ -331,8 +427,9 @@ async def _open_desk(act: str | None = None) -> AsyncGenerator[Desk]:
             messages=settings.secrets.encrypt_messages,
             kek=kek,
         )
+        await db.read(keyring.watch, timeout_seconds=LONG_SECONDS)
         if act is not None:
-            await record_act(db, keyring, act)
+            await record_act(db, keyring, act, target=target)
         yield Desk(settings, secrets, kek, db, keyring)
     finally:
         await db.close()

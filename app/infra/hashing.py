@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import bcrypt
 
+from app.infra.deadline import seconds_left
 from app.kernel.problems import Unavailable
 
 R = TypeVar("R")
@@ -37,7 +38,7 @@ class SlowHasher:
 
     async def hash(self, digest: bytes) -> bytes:
         """Raises:
-        HashingBusy: too many wait already.
+        HashingBusy: too many wait already, or the caller has waited long enough.
         """
         return await self._run(lambda: bcrypt.hashpw(digest, bcrypt.gensalt(self._rounds)))
 
@@ -51,7 +52,11 @@ class SlowHasher:
         self._waiting += 1
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         future.add_done_callback(self._done)
-        return await future
+        try:
+            async with asyncio.timeout(seconds_left()):
+                return await future
+        except TimeoutError:
+            raise HashingBusy(retry_after=1) from None
 
     def _done(self, _: object) -> None:
         self._waiting -= 1

@@ -27,13 +27,13 @@ def settle_garbage_collector() -> None:
 
 async def return_memory_forever() -> None:
     """Give back to the system, now and then, what a crowd has left: glibc by itself keeps what lies in between."""
-    trim = _find_trim()
+    trim = find_trim()
     while trim is not None:
         await asyncio.sleep(_TRIM_SECONDS)
         await asyncio.to_thread(trim, 0)
 
 
-def _find_trim() -> Callable[[int], Any] | None:
+def find_trim() -> Callable[[int], Any] | None:
     """`malloc_trim`; None: the C library is another one."""
     try:
         return ctypes.CDLL(None).malloc_trim

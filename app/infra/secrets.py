@@ -7,6 +7,7 @@ import hmac
 import os
 import resource
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -17,24 +18,43 @@ from pydantic import SecretStr
 from app.settings import Settings, SettingsError
 
 _LEAST_BYTES = 32
-_LEAST_DISTINCT = 10
+# Of 16 random bytes in hexadecimal, fewer than 7 different digits come once in ten million keys (10: once in 8,000).
+_LEAST_DISTINCT = 7
 # A text that only counts up, or walks along a keyboard, has few different steps between its letters.
 _LEAST_STEPS = 8
 _EXAMPLES = ("change", "example", "secret", "password", "replace", "default", "insecure")
 _WELL_KNOWN = frozenset(
-    {"admin", "changeme", "messenger", "postgres", "postgresql", "redis", "root", "test", "user"}
+    {"admin", "changeme", "messenger", "minioadmin", "postgres", "postgresql", "redis", "root"}
+    | {"rustfsadmin", "test", "token", "user"}
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataKeys:
+    """What a database was made with. Never shown: not even by `repr` in a traceback."""
+
+    master_key: bytes = field(repr=False)
+    index_key: bytes = field(repr=False)
+    index_key_new: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """Never shown: not even by `repr` in a traceback."""
+    """Never shown, as `DataKeys`."""
 
     secret_key: bytes = field(repr=False)
     master_key: bytes = field(repr=False)
     index_key: bytes = field(repr=False)
     previous_secret_keys: tuple[bytes, ...] = field(default=(), repr=False)
     index_key_new: bytes | None = field(default=None, repr=False)
+
+    @property
+    def data_keys(self) -> DataKeys:
+        return DataKeys(
+            master_key=self.master_key,
+            index_key=self.index_key,
+            index_key_new=self.index_key_new,
+        )
 
 
 def disable_core_dumps() -> None:
@@ -76,16 +96,56 @@ def load_secrets(settings: Settings, *, may_generate: bool = True) -> Secrets:
         previous = _load_previous(settings)
     except SettingsError as error:
         faults.extend(error.faults)
-    if settings.is_production and len(set(values.values())) < len(values):
+    newer: bytes | None = None
+    try:
+        newer = load_new_key(settings, "INDEX_KEY")
+    except SettingsError as error:
+        faults.extend(fault for fault in error.faults if fault not in faults)
+    # A key that was changed from or is changed to counts as one of its purpose.
+    purposes = [
+        {values.get("SECRET_KEY"), *previous},
+        {values.get("MASTER_KEY")},
+        {values.get("INDEX_KEY"), newer},
+    ]
+    if settings.is_production and _share_a_key(purposes):
         faults.append("SECRET_KEY, MASTER_KEY and INDEX_KEY must differ from each other")
     if faults:
         raise SettingsError(faults)
-    return Secrets(
-        values["SECRET_KEY"],
-        values["MASTER_KEY"],
-        values["INDEX_KEY"],
-        previous,
-        load_new_key(settings, "INDEX_KEY"),
+    return Secrets(values["SECRET_KEY"], values["MASTER_KEY"], values["INDEX_KEY"], previous, newer)
+
+
+def _share_a_key(purposes: Sequence[set[bytes | None]]) -> bool:
+    keys = [key for purpose in purposes for key in purpose if key is not None]
+    return len(set(keys)) < len(keys)
+
+
+def load_data_keys(settings: Settings) -> DataKeys:
+    """The keys of a database that was set up before; makes none.
+
+    Raises:
+        SettingsError: one is missing, too weak for production, or cannot be read; lists all.
+    """
+    group = settings.secrets
+    sources = {
+        "MASTER_KEY": (group.master_key, group.master_key_file),
+        "INDEX_KEY": (group.index_key, group.index_key_file),
+    }
+    faults: list[str] = []
+    values: dict[str, bytes] = {}
+    newer: bytes | None = None
+    for name, (value, path) in sources.items():
+        try:
+            values[name] = _load(settings, name, value=value, path=path, may_generate=False)
+        except SettingsError as error:
+            faults.extend(error.faults)
+    try:
+        newer = load_new_key(settings, "INDEX_KEY")
+    except SettingsError as error:
+        faults.extend(error.faults)
+    if faults:
+        raise SettingsError(faults)
+    return DataKeys(
+        master_key=values["MASTER_KEY"], index_key=values["INDEX_KEY"], index_key_new=newer
     )
 
 
@@ -115,14 +175,21 @@ def load_new_key(settings: Settings, name: Literal["MASTER_KEY", "INDEX_KEY"]) -
     """
     group = settings.secrets
     sources = {
-        "MASTER_KEY": (group.master_key_new, group.master_key_new_file, group.master_key),
-        "INDEX_KEY": (group.index_key_new, group.index_key_new_file, group.index_key),
+        "MASTER_KEY": (
+            (group.master_key_new, group.master_key_new_file),
+            (group.master_key, group.master_key_file),
+        ),
+        "INDEX_KEY": (
+            (group.index_key_new, group.index_key_new_file),
+            (group.index_key, group.index_key_file),
+        ),
     }
-    value, path, present = sources[name]
+    (value, path), (present_value, present_path) = sources[name]
     if value is None and path is None:
         return None
     key = _load(settings, f"{name}_NEW", value=value, path=path, may_generate=False)
-    if present is not None and hmac.compare_digest(present.get_secret_value().encode(), key):
+    present = _load(settings, name, value=present_value, path=present_path, may_generate=False)
+    if hmac.compare_digest(present, key):
         raise SettingsError([f"{name}_NEW: this is the present {name}"])
     return key
 
@@ -135,20 +202,31 @@ def _load(
     path: Path | None,
     may_generate: bool,
 ) -> bytes:
-    if value is not None and path is not None:
-        raise SettingsError([f"{name}: set it or {name}_FILE, not both"])
-    if value is None and path is None:
+    key = read_secret(name, value=value, path=path)
+    if key is None:
         if settings.is_production:
             fault = (
                 f"{name}: production needs it, or {name}_FILE; at least {_LEAST_BYTES} random bytes"
             )
             raise SettingsError([fault])
         return _load_generated(settings.server.var_dir, name, may_generate=may_generate)
-    key = value.get_secret_value().encode() if value is not None else _read_file(name, path)
     if settings.is_production and _is_weak(key):
         fault = f"{name}: too weak for production; use `openssl rand -base64 48` and keep it safe"
         raise SettingsError([fault])
     return key
+
+
+def read_secret(name: str, *, value: SecretStr | None, path: Path | None) -> bytes | None:
+    """What the setting `name` or the file of `name`_FILE holds; None: neither is set.
+
+    Raises:
+        SettingsError: both are, or the file cannot be read.
+    """
+    if value is not None and path is not None:
+        raise SettingsError([f"{name}: set it or {name}_FILE, not both"])
+    if value is None and path is None:
+        return None
+    return value.get_secret_value().encode() if value is not None else _read_file(name, path)
 
 
 def _read_file(name: str, path: Path | None) -> bytes:

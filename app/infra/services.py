@@ -7,8 +7,11 @@ from app.infra.cipher.blind_index import BlindIndex
 from app.infra.cipher.keyring import Keyring
 from app.infra.database.database import Database
 from app.infra.limits.port import Limiter
+from app.infra.media.processor import MediaProcessor
 from app.infra.presence.port import PresenceStore
+from app.infra.scanner.port import Scanner
 from app.infra.sms.port import SmsSender
+from app.infra.storage.port import Storage
 from app.infra.tokens.access import AccessTokens
 from app.kernel.clock import Clock
 from app.kernel.cursors import CursorCodec
@@ -34,3 +37,7 @@ class Services:
     limiter: Limiter
     events: EventSink
     rules: Rules
+    storage: Storage
+    media: MediaProcessor
+    # None: uploads are not searched.
+    scanner: Scanner | None

@@ -15,8 +15,10 @@ class SecurityEvent:
 
     What is about a person goes into `personal` (device name, ...), which is stored as ciphertext
     only and never logged, and so does `subject`: what the event was about, by which a detector
-    tells apart whether one thing was tried ten times or ten things once (an id, the index of a
-    phone). `address` and `request_id` are filled in from the request at hand.
+    tells apart whether one thing was tried ten times or ten things once (an id).
+    `phone_index` is the subject of what happens before sign-in; what it says is sealed under a key of
+    that number, so that it can be forgotten with the account. `address` and `request_id` are filled in
+    from the request at hand.
     """
 
     name: str
@@ -25,6 +27,7 @@ class SecurityEvent:
     details: Mapping[str, Detail] = field(default_factory=dict[str, Detail])
     personal: Mapping[str, str] = field(default_factory=dict[str, str])
     subject: str | None = None
+    phone_index: bytes | None = field(default=None, repr=False)
     address: str | None = None
     request_id: str | None = None
 

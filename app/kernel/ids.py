@@ -7,6 +7,8 @@ ChatId = NewType("ChatId", int)
 MessageId = NewType("MessageId", int)
 SessionId = NewType("SessionId", int)
 FileId = NewType("FileId", int)
+BlobId = NewType("BlobId", int)
+UploadId = NewType("UploadId", int)
 
 MAX_ID = 2**53 - 1
 MAX_USER_ID = 10**12 - 1

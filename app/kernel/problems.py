@@ -8,10 +8,14 @@ Problem
   NotFound              404   also: what the caller may not know exists
   MethodNotAllowed      405
   Conflict              409
+  PreconditionFailed    412   the request assumes what is not so
   TooLarge              413
+  UriTooLong            414
   UnsupportedMediaType  415
   RateLimited           429
+  ChecksumMismatch      460   the bytes are not those that were announced (tus 1.0)
   Unavailable           503   try again later
+  InsufficientStorage   507   nothing more can be kept here
 """
 
 from dataclasses import dataclass
@@ -31,10 +35,15 @@ class Kind(StrEnum):
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     CONFLICT = "conflict"
+    PRECONDITION_FAILED = "precondition_failed"
     TOO_LARGE = "too_large"
+    URI_TOO_LONG = "uri_too_long"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
     RATE_LIMITED = "rate_limited"
+    CHECKSUM_MISMATCH = "checksum_mismatch"
     UNAVAILABLE = "unavailable"
+    INSUFFICIENT_STORAGE = "insufficient_storage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,9 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         self.retry_after = retry_after
         self.headers = headers or {}
         self.members = members
-        # For the record of security events alone: what it was about, and whether it stands there already.
+        # For the record of security events alone: the event, where the kind does not tell, what it was
+        # about, and whether it stands there already.
+        self.event: str | None = None
         self.subject: str | None = None
         self.is_recorded = False
 
@@ -85,6 +96,11 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         if self.errors:
             document["errors"] = [{"field": e.field, "message": e.message} for e in self.errors]
         return document
+
+
+def is_passing(problem: Problem) -> bool:
+    """Whether it may be otherwise in a moment; any other will be the same at every try."""
+    return problem.kind in {Kind.UNAVAILABLE, Kind.INSUFFICIENT_STORAGE, Kind.RATE_LIMITED}
 
 
 class Invalid(Problem):
@@ -129,10 +145,22 @@ class Conflict(Problem):
     title = "This contradicts the present state"
 
 
+class PreconditionFailed(Problem):
+    kind = Kind.PRECONDITION_FAILED
+    code = "precondition_failed"
+    title = "This is not the state that the request assumes"
+
+
 class TooLarge(Problem):
     kind = Kind.TOO_LARGE
     code = "too_large"
     title = "The request is too large"
+
+
+class UriTooLong(Problem):
+    kind = Kind.URI_TOO_LONG
+    code = "uri_too_long"
+    title = "The address of the request is too long"
 
 
 class UnsupportedMediaType(Problem):
@@ -141,13 +169,31 @@ class UnsupportedMediaType(Problem):
     title = "The body must be application/json"
 
 
+class RangeNotSatisfiable(Problem):
+    kind = Kind.RANGE_NOT_SATISFIABLE
+    code = "range_not_satisfiable"
+    title = "Nothing lies in this range"
+
+
 class RateLimited(Problem):
     kind = Kind.RATE_LIMITED
     code = "rate_limited"
     title = "Too many requests"
 
 
+class ChecksumMismatch(Problem):
+    kind = Kind.CHECKSUM_MISMATCH
+    code = "checksum_mismatch"
+    title = "The bytes do not have the announced checksum, none of them was kept"
+
+
 class Unavailable(Problem):
     kind = Kind.UNAVAILABLE
     code = "unavailable"
     title = "Not available at the moment, try again later"
+
+
+class InsufficientStorage(Problem):
+    kind = Kind.INSUFFICIENT_STORAGE
+    code = "storage_full"
+    title = "The server can keep nothing more at the moment"

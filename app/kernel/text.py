@@ -10,7 +10,7 @@ MAX_NAME_LENGTH = 64
 MAX_NAME_WORDS = 16
 
 # They turn the reading direction of what stands behind them: "gpj.exe" reads as "exe.jpg".
-_BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # Letters and symbols by category, yet nothing is drawn.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 # Not Cn, "unassigned": emoji newer than Python's tables are in it.
@@ -184,7 +184,7 @@ def _find_fault(text: str, *, max_length: int, allowed: str) -> str | None:
     if utf16_length(text) > max_length:
         return f"must have at most {max_length} characters"
     for character in text:
-        if character in _BIDI_CONTROLS:
+        if character in BIDI_CONTROLS:
             return "must not change the direction of writing"
         if character not in allowed and unicodedata.category(character) in _REFUSED_CATEGORIES:
             return "must not have control characters"

@@ -42,6 +42,9 @@ class LimitClass(StrEnum):
     CALLS = "calls"
     SOCKETS = "sockets"
     """Opening sockets."""
+    UPLOADS = "uploads"
+    UPLOAD_PARTS = "upload-parts"
+    DOWNLOADS = "downloads"
 
 
 _BY_ADDRESS = frozenset({LimitClass.SIGN_IN, LimitClass.CODE_CHECKS})
@@ -170,4 +173,7 @@ def _a_minute(settings: LimitSettings) -> Mapping[LimitClass, int]:
         LimitClass.CATCH_UP: settings.catch_up,
         LimitClass.CALLS: settings.calls,
         LimitClass.SOCKETS: settings.sockets,
+        LimitClass.UPLOADS: settings.uploads,
+        LimitClass.UPLOAD_PARTS: settings.upload_parts,
+        LimitClass.DOWNLOADS: settings.downloads,
     }

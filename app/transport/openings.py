@@ -4,11 +4,12 @@ Whoever is connected already hardly notices it.
 """
 
 import asyncio
+import contextlib
 import math
 from collections import deque
 from collections.abc import Collection
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.transport.websocket.protocol import find_pipe
 
@@ -17,6 +18,9 @@ _MOST_INSIDE = 64
 # When nobody has come out for so long the database may be away: then nobody is kept from hearing that. With the
 # time in its queue it must stay below the five seconds within which every call is answered.
 STALL_SECONDS = 0.4
+# The body of such a request names a chat, or nothing. What is longer or takes longer is read as anybody's.
+_MOST_AHEAD_BYTES = 4096
+_AHEAD_SECONDS = 5.0
 
 
 class OpeningsMiddleware:
@@ -46,14 +50,42 @@ class OpeningsMiddleware:
             if pipe is None or not pipe.has_left:
                 await self._app(scope, receive, send)
             # Who has left comes again, and must not cost time here.
-        elif scope.get("path") in self._paths:
-            await self._tickets.enter()
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                self._tickets.leave()
+        elif scope.get("path") in self._paths and scope["method"] == "POST":
+            await self._answer_ticket(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    async def _answer_ticket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Whoever keeps us waiting for the rest of the request holds no place meanwhile, and gets none."""
+        messages, is_whole = await _read_ahead(receive)
+        ahead = deque(messages)
+
+        async def receive_again() -> Message:
+            return ahead.popleft() if ahead else await receive()
+
+        if not is_whole:
+            await self._app(scope, receive_again, send)
+            return
+        await self._tickets.enter()
+        try:
+            await self._app(scope, receive_again, send)
+        finally:
+            self._tickets.leave()
+
+
+async def _read_ahead(receive: Receive) -> tuple[list[Message], bool]:
+    """What comes of a request in a few seconds, and whether that is all of it."""
+    messages: list[Message] = []
+    size = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_AHEAD_SECONDS):
+            while size <= _MOST_AHEAD_BYTES:
+                message = await receive()
+                messages.append(message)
+                size += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return messages, message["type"] == "http.request"
+    return messages, False
 
 
 class _Door:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.infra.database.database import Database
+from app.infra.database.database import LONG_SECONDS, Database
 from app.infra.database.tx import Tx
 from app.infra.services import Services
 from app.kernel.ids import UserId
@@ -69,6 +69,8 @@ async def in_pages(
     """All items, each page read in a transaction of its own and none kept: memory stays constant."""
     after: int | None = 0
     while after is not None:
-        items, after = await db.read(lambda tx, after=after: read_page(tx, after))
+        items, after = await db.read(
+            lambda tx, after=after: read_page(tx, after), timeout_seconds=LONG_SECONDS
+        )
         for item in items:
             yield item

@@ -22,6 +22,7 @@ ERASED = "erased"
 _NO_SECRETS = "not: a secret, or what one is compared with"
 FATES = {
     "audit_events.user_id": Fate("kept: the chain; what is personal goes with the key", "events"),
+    "blobs.owner_id": Fate("kept: of files that kept messages show; others go", "files"),
     "blocks.owner_id": Fate(ERASED, "blocked"),
     "blocks.user_id": Fate(ERASED, "not: whom others block is theirs"),
     "chat_invites.creator_id": Fate("kept: the link is the chat's", "not: the link is the chat's"),
@@ -32,7 +33,11 @@ FATES = {
     "contacts.user_id": Fate(
         "kept: the other's own name for a person who is deleted", "not: what others save is theirs"
     ),
+    "doomed_objects.owner_id": Fate(
+        "kept: for minutes, of an upload under way", "not: no file yet"
+    ),
     "erasures.user_id": Fate("kept: until nothing is left", "not: there is none before the end"),
+    "files.owner_id": Fate("kept: with kept messages that show them; others go", "files"),
     "factor_tries.user_id": Fate(ERASED, _NO_SECRETS),
     "hidden_messages.user_id": Fate(ERASED, "not: ids of messages of others"),
     "message_mentions.user_id": Fate(ERASED, "not: they are in messages of others"),
@@ -42,20 +47,28 @@ FATES = {
     "recovery_codes.user_id": Fate(ERASED, _NO_SECRETS),
     "second_factors.user_id": Fate(ERASED, "two_step"),
     "sessions.user_id": Fate("kept: emptied, for as long as any ended session", "sessions"),
+    "uploads.owner_id": Fate(ERASED, "uploads"),
     "user_name_tokens.user_id": Fate(ERASED, "not: made of the name"),
     "usernames.user_id": Fate(ERASED, "profile"),
     "users.id": Fate("kept: emptied, so that the id is never given out again", "profile"),
 }
 OF_NOBODY = {
+    "audit_phones": "by the blind index of a phone; erased with its account, exported as sign_in_attempts",
     "audit_totals": "numbers",
+    "emptied_chats": "by chat; gone within minutes",
+    "file_uses": "of messages, chats and people: by their ids; erased with what shows the file",
+    "file_work": "by file; gone within minutes",
     "keys": "by owner; the person's is destroyed",
     "phone_verifications": "by the blind index of a phone, for the limits; emptied",
     "refresh_tokens": "by session; erased",
+    "renditions": "by blob; gone with it",
     "revisions": "numbers",
     "revocations": "by session",
     "scopes": "numbers",
     "server_state": "of the installation",
+    "spent_lookups": "a number by the blind index of a phone, for the limits; gone with the day",
     "updates": "references by scope; those of the person's own scope are erased",
+    "upload_parts": "by upload; gone with it",
     "ws_tickets": "by session; erased",
 }
 _NAMES = {"user_id", "owner_id", "creator_id", "sender_id", "pair_key", "member_id", "author_id"}

@@ -2,6 +2,8 @@
 
 import ast
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeGuard
 
 from tests.architecture.source import (
     APP,
@@ -65,3 +67,45 @@ def test_what_opens_a_transaction_calls_nothing_else_that_opens_one() -> None:
         if opens and passes_on:
             wrong.append(f"{module.path}:{function.lineno} {function.name} calls {passes_on}")
     assert wrong == []
+
+
+# Work that nobody waits for: beside a busy server, and with much to read, it may take longer than a call.
+_LONG_WORK = (
+    "app/admin/*.py",
+    "app/features/*/activity.py",
+    "app/features/*/erase.py",
+    "app/features/*/jobs.py",
+    "app/features/*/personal_data.py",
+    "app/features/*/prune.py",
+    "app/features/*/rebuild_index.py",
+    "app/features/*/tell_counts.py",
+    "app/features/*/verify.py",
+    "app/infra/cipher/rewrite.py",
+    "app/infra/cipher/rotation.py",
+    "app/infra/database/prune.py",
+    "app/transport/personal_data.py",
+)
+
+
+def test_long_work_names_how_long_each_transaction_may_take() -> None:
+    found, unnamed = 0, list[str]()
+    for module in list_modules(APP):
+        if not any(Path(module.path).match(pattern) for pattern in _LONG_WORK):
+            continue
+        for call in ast.walk(module.tree):
+            if not _opens_transaction(call):
+                continue
+            found += 1
+            if "timeout_seconds" not in [keyword.arg for keyword in call.keywords]:
+                unnamed.append(f"{module.path}:{call.lineno}")
+    assert unnamed == []
+    assert found > 50
+
+
+def _opens_transaction(node: ast.AST) -> TypeGuard[ast.Call]:
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in {"read", "write"}
+        and ast.unparse(node.func.value).rpartition(".")[2] in {"db", "database"}
+    )

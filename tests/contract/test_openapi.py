@@ -24,9 +24,13 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.support.people import API, Backend, Deployment
+from tests.support.tus import BODY_TYPE
 from tests.support.world import World, make_world
 
 pytestmark = pytest.mark.anyio
+
+# Plain bytes, of which there are as many as anybody sends.
+schemathesis.serializer.alias(BODY_TYPE, "application/octet-stream")
 
 CHECKS = [
     not_a_server_error,
@@ -88,7 +92,11 @@ async def test_every_operation_succeeds_with_a_good_request(backend: Backend) ->
         for part in [part for part in path.split("/") if part.startswith("{")]:
             path = path.replace(part, str(world.path_value(name, part.strip("{}"))))
         answer = await world.anna.call(
-            operation.method.upper(), path, world.body(name), query=world.query(name)
+            operation.method.upper(),
+            path,
+            world.body(name),
+            query=world.query(name),
+            **world.form(name),
         )
         if not answer.is_success:
             failed.append(f"{name} -> {answer.status_code} {answer.text[:200]}")

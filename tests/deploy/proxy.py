@@ -23,6 +23,7 @@ class Proxy:
 
     def __init__(self, directory: Path, port: int, tls_port: int) -> None:
         self.logs = directory / "logs"
+        self.bodies = directory / "client_body"
         self.port = port
         self.base_url = f"http://127.0.0.1:{port}"
         self.tls_url = f"https://127.0.0.1:{tls_port}"

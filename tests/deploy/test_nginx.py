@@ -1,29 +1,30 @@
 """deploy/nginx.conf under the real nginx: who the client is, what is logged, what is let through."""
 
+import asyncio
 import itertools
 import json
+import os
 import shutil
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.asyncio.client import connect
 
+from app.transport.http.security_headers import SECURITY_HEADERS
 from tests.deploy.dockerfile import ROOT
 from tests.deploy.proxy import Proxy, run_echo, run_nginx
+from tests.support.certificates import make_certificate
 from tests.support.ports import free_port
 from tests.support.servers import Server
+from tests.support.uploads import BOUNDARY, FILE_HEAD, FORM_END
 
 API = "/api/v1"
+MIB = 1_048_576
 SECRET = "Zk3-this-must-not-be-logged_9Q"
 FORGED = {
     "X-Forwarded-For": "9.9.9.9",
@@ -128,6 +129,73 @@ async def test_what_nginx_refuses_itself_is_a_problem_document_too(folder: Path)
     for answer in (down, large):
         assert answer.headers["content-type"] == "application/problem+json"
         assert "nginx/" not in answer.headers["server"]
+        assert "strict-transport-security" not in answer.headers
+        check_headers(answer)
+
+
+def check_headers(answer: httpx.Response) -> None:
+    """As of the server's own answers, and each once."""
+    for name, value in SECURITY_HEADERS:
+        # What isolates a page says nothing of a document that no page is made of.
+        if not name.startswith((b"cross-origin-", b"permissions-")):
+            assert answer.headers.get_list(name.decode()) == [value.decode()], name
+    assert answer.headers.get_list("cache-control") == ["no-store"]
+    for name in ("retry-after", "strict-transport-security"):
+        assert len(answer.headers.get_list(name)) <= 1, name
+
+
+async def test_over_tls_every_answer_pins_it_once(folder: Path) -> None:
+    tls = folder / "tls"
+    make_certificate(tls)
+    shutil.copy(ROOT / "deploy" / "tls.conf", tls)
+    trust = ssl.create_default_context(cafile=str(tls / "fullchain.pem"))
+    with (
+        Server(folder / "server", {"TRUSTED_PROXIES": "127.0.0.1/32"}) as server,
+        run_nginx(folder / "nginx", server.port, tls=tls) as proxy,
+    ):
+        async with client(proxy, verify=trust) as http:
+            url = f"{proxy.tls_url}{API}"
+            own = await http.get(f"{url}/users/me")
+            large = await http.post(f"{url}/messages/", content=b"x" * 3_000_000)
+            server.stop()
+            down = await http.get(f"{url}/users/me")
+    assert [it.status_code for it in (own, large, down)] == [401, 413, 503]
+    pinned = own.headers.get_list("strict-transport-security")
+    for answer in (own, large, down):
+        check_headers(answer)
+        assert answer.headers.get_list("strict-transport-security") == pinned
+    assert len(pinned) == 1
+
+
+async def test_an_upload_of_any_size_goes_through_as_it_comes(folder: Path) -> None:
+    """The upstream answers the head before the body is all there: nothing waited for it on the way."""
+    has_begun = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x" * 3_000_000
+        async with asyncio.timeout(10):
+            await has_begun.wait()
+        yield b"x" * 3_000_000
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(1_000_000)
+        has_begun.set()
+        taken = 1_000_000
+        while taken < 6_000_000:
+            taken += len(await reader.read(65_536))
+        writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with run_nginx(folder / "nginx", port) as proxy:
+        async with server, client(proxy) as http:
+            answer = await http.post(
+                f"{API}/files/upload", content=body(), headers={"Content-Length": "6000000"}
+            )
+    assert answer.status_code == httpx.codes.CREATED
 
 
 async def test_one_server_of_two_is_enough_whichever_was_away_before(folder: Path) -> None:
@@ -177,20 +245,26 @@ def installation() -> Iterator[Installation]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+async def sign_in(http: httpx.AsyncClient, server: Server, phone: str) -> dict[str, str]:
+    """The header of a new account."""
+    answer = await http.post(f"{API}/auth/send-verification", json={"phone": phone})
+    body = {
+        "verification_id": answer.raise_for_status().json()["verification_id"],
+        "code": server.codes(phone)[-1],
+        "first_name": "Anna",
+    }
+    answer = await http.post(f"{API}/auth/verify-code", json=body)
+    access_token = answer.raise_for_status().json()["access_token"]
+    return {"Authorization": f"Bearer {access_token}"}
+
+
 async def test_a_websocket_opens_through_nginx_and_its_token_is_in_no_log(
     installation: Installation,
 ) -> None:
     proxy, server = installation
     async with client(proxy) as http:
-        answer = await http.post(f"{API}/auth/send-verification", json={"phone": "+491701111111"})
-        body = {
-            "verification_id": answer.raise_for_status().json()["verification_id"],
-            "code": server.codes("+491701111111")[-1],
-            "first_name": "Anna",
-        }
-        answer = await http.post(f"{API}/auth/verify-code", json=body)
-        access_token = answer.raise_for_status().json()["access_token"]
-        headers = {"Authorization": f"Bearer {access_token}"}
+        headers = await sign_in(http, server, "+491701111111")
+        access_token = headers["Authorization"].removeprefix("Bearer ")
         answer = await http.post(f"{API}/auth/ws-ticket", json={}, headers=headers)
         ticket = answer.raise_for_status().json()["ticket"]
     for token in (ticket, access_token):
@@ -204,6 +278,36 @@ async def test_a_websocket_opens_through_nginx_and_its_token_is_in_no_log(
     written = proxy.logged() + server.log() + server.output()
     assert ticket not in written
     assert access_token not in written
+
+
+async def test_a_large_file_passes_nginx_and_never_lies_on_its_disk(
+    installation: Installation,
+) -> None:
+    proxy, server = installation
+    content = os.urandom(MIB) * 8
+    async with client(proxy) as http:
+        headers = await sign_in(http, server, "+491701111112")
+        seen: set[Path] = set()
+
+        async def body() -> AsyncIterator[bytes]:
+            yield FILE_HEAD
+            for start in range(0, len(content), MIB):
+                yield content[start : start + MIB]
+                seen.update(list_bodies(proxy))
+            yield FORM_END
+
+        kind = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+        answer = await http.post(f"{API}/files/upload", content=body(), headers=headers | kind)
+        file = answer.raise_for_status().json()
+        read = await http.get(file["url"], headers=headers | {"Range": "bytes=1-8388606"})
+        assert read.status_code == httpx.codes.PARTIAL_CONTENT
+        assert read.content == content[1:-1]
+    assert seen == set()
+
+
+def list_bodies(proxy: Proxy) -> list[Path]:
+    """What nginx keeps of bodies that it passes on."""
+    return [path for path in proxy.bodies.rglob("*") if path.is_file()]
 
 
 async def ask_for_code(
@@ -232,30 +336,3 @@ async def test_limits_count_the_real_client_whatever_it_claims(installation: Ins
     assert lying == httpx.codes.TOO_MANY_REQUESTS
     other = await ask_for_code(proxy, next(phones), from_address="127.0.0.3")
     assert other == httpx.codes.OK
-
-
-def make_certificate(directory: Path) -> None:
-    """A certificate for 127.0.0.1 that signs itself."""
-    directory.mkdir()
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]),
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (directory / "fullchain.pem").write_bytes(certificate.public_bytes(pem))
-    (directory / "privkey.pem").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )

@@ -114,7 +114,7 @@ async def _run_schedules(
 ) -> tuple[list[Result], Mapping[str, str]]:
     results: list[Result] = []
     async with (
-        run_cluster(OUTPUT / "cluster") as cluster,
+        run_cluster(OUTPUT / "cluster", forked=False) as cluster,
         Schedules.open(cluster, OUTPUT) as schedules,
     ):
         print(f"set up in {time.monotonic() - started:.0f} s", flush=True)

@@ -61,8 +61,8 @@ BUGS: Sequence[Bug] = (
         patches=(
             Patch(
                 "app/infra/database/committer.py",
-                "            return await self._work(tx, items)\n",
-                "            outcomes = await self._work(tx, items)\n"
+                "            return await self._work(tx, items, may_wait=may_wait)\n",
+                "            outcomes = await self._work(tx, items, may_wait=may_wait)\n"
                 "            for (_, future), outcome in zip(entries, outcomes, strict=True):\n"
                 "                if not isinstance(outcome, Busy) and not future.done():\n"
                 "                    _settle(future, outcome)\n"
@@ -142,9 +142,9 @@ BUGS: Sequence[Bug] = (
         patches=(
             Patch(
                 "app/features/messages/send.py",
-                "    lock = lock_scopes if len(items) == 1 else try_lock_scopes\n",
+                "    lock = lock_scopes if may_wait else try_lock_scopes\n",
                 "    group = await _load_group(tx, items)\n"
-                "    lock = lock_scopes if len(items) == 1 else try_lock_scopes\n",
+                "    lock = lock_scopes if may_wait else try_lock_scopes\n",
             ),
             Patch(
                 "app/features/messages/send.py",
@@ -184,10 +184,14 @@ BUGS: Sequence[Bug] = (
         patches=(
             Patch(
                 "app/infra/database/engines.py",
+                'was committed before the lock."""\n'
                 "        async with self._connect(self.engine, deadline) as connection, connection.begin():\n"
+                "            await _allow_until(connection, deadline)\n"
                 "            yield _PostgresConnection(connection)\n",
+                'was committed before the lock."""\n'
                 "        async with self._connect(self.engine, deadline) as connection:\n"
                 "            transaction = await connection.begin()\n"
+                "            await _allow_until(connection, deadline)\n"
                 "            try:\n"
                 "                yield _PostgresConnection(connection)\n"
                 "            except BaseException:\n"

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 from tests.faults.postgres_proxy import PostgresProxy
+from tests.faults.promises.scale import FORKED
 from tests.faults.redis_proxy import RedisProxy
 from tests.faults.tcp_proxy import Address, TcpProxy
 from tests.support.postgres import Postgres, PostgresProcess, run_postgres_process
@@ -28,6 +29,7 @@ _READY_SECONDS = 60.0
 _STEP_SECONDS = 0.05
 # Without its database a worker refuses to start; whoever supervises it tries again.
 _LAUNCHES = 6
+_RELAUNCH_SECONDS = 2.0
 # What uvicorn logs of such a refusal; a start that fails for a bug says more than this.
 _REFUSALS = ("DATABASE_URL: the database does not answer", "Application startup failed. Exiting.")
 # Made once: a context costs 20 ms of the loop that the proxies and clients share.
@@ -42,6 +44,7 @@ class Worker:
 
     def __init__(self, server: Server, postgres: PostgresProxy | None, redis: RedisProxy | None):
         self.server = server
+        self.command: Sequence[str] = LAUNCHER
         self.postgres = postgres
         self.redis = redis
         self.base_url = server.base_url
@@ -63,7 +66,7 @@ class Worker:
     async def start(self) -> float:
         """Start, and wait until it serves; answers the seconds that took."""
         began = time.monotonic()
-        self.server.launch(LAUNCHER)
+        self.server.launch(self.command)
         await self._wait_until_ready()
         self.is_up, self.ready_at = True, time.monotonic()
         return self.ready_at - began
@@ -107,14 +110,15 @@ class Worker:
 
     async def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _READY_SECONDS
-        launches = 1
+        launches, again_at = 1, time.monotonic() + _RELAUNCH_SECONDS
         async with httpx.AsyncClient(
             base_url=self.base_url, timeout=2, trust_env=False, verify=_NO_TLS
         ) as http:
             while time.monotonic() < deadline:
-                if not self.server.is_running and launches < _LAUNCHES:
-                    launches += 1
-                    self.server.launch(LAUNCHER)
+                is_due = launches < _LAUNCHES and time.monotonic() >= again_at
+                if not self.server.is_running and is_due:
+                    launches, again_at = launches + 1, time.monotonic() + _RELAUNCH_SECONDS
+                    self.server.launch(self.command)
                 with suppress(httpx.TransportError):
                     if (await http.get("/health/ready")).status_code == httpx.codes.OK:
                         return
@@ -194,11 +198,17 @@ class Cluster:
 
 @asynccontextmanager
 async def run_cluster(
-    directory: Path, *, workers: int = WORKERS, environment: Mapping[str, str] | None = None
+    directory: Path,
+    *,
+    workers: int = WORKERS,
+    environment: Mapping[str, str] | None = None,
+    commands: Sequence[Sequence[str]] = (),
+    forked: bool = FORKED,
 ) -> AsyncIterator[Cluster]:
     """PostgreSQL (with fsync), Redis and so many single-process nodes, all started.
 
-    `environment`: of the workers, beside what is needed here.
+    `environment`: of the workers, beside what is needed here. `commands`: how each is launched; the
+    launcher where none is given. `forked`: see `Server`.
     """
     shutil.rmtree(directory, ignore_errors=True)
     async with AsyncExitStack() as stack:
@@ -223,11 +233,15 @@ async def run_cluster(
             await stack.enter_async_context(bus)
             shared["DATABASE_URL"] = _with_port(url, line.port)
             shared["REDIS_URL"] = _with_port(redis.url, bus.port)
-            server = Server(directory / f"worker-{number}", shared, name=f"worker {number}")
+            server = Server(
+                directory / f"worker-{number}", shared, name=f"worker {number}", forked=forked
+            )
             server.var_dir = directory / "var"
             server.sms_file = server.var_dir / "sms.jsonl"
             stack.callback(server.kill)
             nodes.append(Worker(server, line, bus))
+            if number < len(commands):
+                nodes[-1].command = commands[number]
         cluster = Cluster(nodes)
         await stack.enter_async_context(cluster.front)
         cluster.postgres, cluster.redis, cluster.postgres_url = postgres, redis, url
@@ -248,7 +262,12 @@ async def run_sqlite_cluster(
     shutil.rmtree(directory, ignore_errors=True)
     async with AsyncExitStack() as stack:
         stack.enter_context(_sigterm_as_sigint())
-        server = Server(directory / "worker", {**_ENVIRONMENT, **(environment or {})}, name="node")
+        server = Server(
+            directory / "worker",
+            {**_ENVIRONMENT, **(environment or {})},
+            name="node",
+            forked=FORKED,
+        )
         stack.callback(server.kill)
         worker = Worker(server, None, None)
         cluster = Cluster([worker])

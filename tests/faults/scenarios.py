@@ -322,7 +322,7 @@ async def _set(
         servers: list[Server] = []
         for name in ("one", "two"):
             shared = {"VAR_DIR": str(servers[0].var_dir)} if servers else {}
-            server = Server(directory / name, environment | shared, name=name)
+            server = Server(directory / name, environment | shared, name=name, forked=False)
             servers.append(server)
             stack.callback(server.kill)
             await asyncio.to_thread(server.start)

@@ -6,7 +6,6 @@ import secrets
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import asyncpg
 import httpx
 import pytest
 
+from tests.support import forks
 from tests.support.people import Backend, Deployment
 from tests.support.postgres import Postgres
 from tests.support.servers import ROOT, Server
@@ -39,9 +39,11 @@ def on_postgresql(url: str, redis_url: str | None = None) -> dict[str, str]:
     return environment
 
 
-def refusal(directory: Path, environment: dict[str, str], *command: str) -> str:
+def refusal(
+    directory: Path, environment: dict[str, str], *command: str, forked: bool = False
+) -> str:
     """What a server that must not start says; fails if it starts or does not end."""
-    server = Server(directory, environment)
+    server = Server(directory, environment, forked=forked)
     address = ("--port", str(server.port))
     server.launch((*command, *address) if command else (sys.executable, "-m", "app"))
     status = server.wait_for_exit(120)
@@ -69,7 +71,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def test_the_launcher_serves_everything_without_configuration(directory: Path) -> None:
-    with Server(directory) as server:
+    with Server(directory, forked=False) as server:
         for path in ("/docs", "/redoc", "/openapi.json", "/health/live", "/health/ready"):
             answer = httpx.get(server.base_url + path)
             assert answer.status_code == 200, path
@@ -89,7 +91,7 @@ def test_docs_can_be_switched_off(directory: Path) -> None:
 
 
 async def test_bare_uvicorn_serves_people(directory: Path) -> None:
-    server = Server(directory).start_uvicorn()
+    server = Server(directory, forked=False).start_uvicorn()
     async with AsyncExitStack() as stack:
         backend = Backend(Deployment("sqlite", [server]), stack)
         anna, bruno = await backend.people(2)
@@ -104,7 +106,7 @@ async def test_bare_uvicorn_serves_people(directory: Path) -> None:
 async def test_four_uvicorn_workers_carry_messages_between_each_other(
     directory: Path, postgres_url: str, redis_url: str
 ) -> None:
-    server = Server(directory, on_postgresql(postgres_url, redis_url))
+    server = Server(directory, on_postgresql(postgres_url, redis_url), forked=False)
     server.start_uvicorn("--workers", "4")
     async with AsyncExitStack() as stack:
         backend = Backend(Deployment("postgresql", [server]), stack)
@@ -161,7 +163,7 @@ def test_a_wrong_setting_stops_the_start_with_one_sentence(
     directory: Path, environment: dict[str, str], sentence: str, way: str
 ) -> None:
     command = UVICORN if way == "uvicorn" else ()
-    said = refusal(directory, environment, *command)
+    said = refusal(directory, environment, *command, forked=True)
     assert sentence in said
 
 
@@ -231,19 +233,12 @@ def test_alembic_upgrades_and_the_tables_agree_with_the_code(
     server = Server(directory, environment)
     for arguments in (["upgrade", "head"], ["check"], ["downgrade", "base"], ["upgrade", "head"]):
         command = [sys.executable, "-m", "alembic", "-c", str(ROOT / "alembic.ini"), *arguments]
-        ran = subprocess.run(
-            command,
-            cwd=directory,
-            env=server.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        ran = forks.run(command, directory=directory, environment=server.environment)
         assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def test_a_graceful_stop_ends_with_status_zero(directory: Path) -> None:
-    server = Server(directory).start()
+    server = Server(directory, forked=False).start()
     server.stop()
     assert server.faults() == []
 
@@ -251,7 +246,9 @@ def test_a_graceful_stop_ends_with_status_zero(directory: Path) -> None:
 def test_workers_stop_when_their_supervisor_is_killed(
     directory: Path, postgres_url: str, redis_url: str
 ) -> None:
-    server = Server(directory, {**on_postgresql(postgres_url, redis_url), "WORKERS": "2"}).start()
+    server = Server(
+        directory, on_postgresql(postgres_url, redis_url) | {"WORKERS": "2"}, forked=False
+    ).start()
     os.kill(server.pid, signal.SIGKILL)
     wait_until_closed(server.port)
     wait_until(lambda: "Finished server process" in server.output())
@@ -259,7 +256,7 @@ def test_workers_stop_when_their_supervisor_is_killed(
 
 
 async def test_sigterm_closes_sockets_with_1012_and_ends_with_status_zero(directory: Path) -> None:
-    server = Server(directory).start()
+    server = Server(directory, forked=False).start()
     async with AsyncExitStack() as stack:
         backend = Backend(Deployment("sqlite", [server]), stack)
         (anna,) = await backend.people(1)

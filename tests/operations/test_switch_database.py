@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.audit import read_events
 from tests.support.people import Backend, Deployment, Person
 from tests.support.postgres import Postgres
 from tests.support.servers import ROOT, Server
@@ -73,6 +74,7 @@ async def test_all_rows_are_carried_there_and_back(
         backend = Backend(Deployment("sqlite", [server], {}), stack)
         alice, bob = await backend.people(2)
         chat = await alice.private_chat(bob)
+        file = await alice.upload(b"it stays where it lies", name="file.txt")
         sent = [await alice.say(chat, f"hello {number}") for number in range(30)]
         await alice.delete(f"/messages/{sent[-1]['id']}", for_everyone=True)
         running = await asyncio.to_thread(
@@ -91,6 +93,7 @@ async def test_all_rows_are_carried_there_and_back(
             f"hello {number}" for number in reversed(range(29))
         ]
         assert await epoch_of(alice) != epoch
+        assert (await alice.download(file)).content == b"it stays where it lies"
         assert (await bob.say(chat, "on PostgreSQL"))["id"] > sent[-1]["id"]
         await asyncio.to_thread(server.stop)
 
@@ -101,6 +104,10 @@ async def test_all_rows_are_carried_there_and_back(
         back = await asyncio.to_thread(switch, directory, "sqlite", "--copy-data")
         assert back.returncode == 0, back.stdout + back.stderr
         await asyncio.to_thread(server.start)
+        # Each copy is in the record of the database that it made, and in its own turn copied on.
+        acts = await read_events(backend.deployment, "--name", "admin_act")
+        assert [act["details"]["act"] for act in acts].count("data_copied") == 2
+        assert (await alice.download(file)).content == b"it stays where it lies"
         newest = await bob.say(chat, "back on SQLite")
         assert [m["text"] for m in await alice.history(chat, limit=2)] == [
             "back on SQLite",

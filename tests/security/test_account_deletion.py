@@ -11,8 +11,10 @@ import httpx
 import pytest
 
 from app.infra.database.tables import METADATA
+from app.kernel.scopes import ScopeKind
 from tests.architecture.test_personal_data import ERASED, FATES
 from tests.conftest import BACKENDS
+from tests.support.audit import Event, read_events, run_admin
 from tests.support.people import API, Backend, Deployment, Json, Person, new_id
 from tests.support.rows import change_rows, read_rows, read_values
 from tests.support.servers import Server
@@ -55,6 +57,20 @@ async def wait_for_erasure(backend: Backend, user_id: int) -> None:
         return not waiting
 
     await eventually(is_over, timeout_seconds=30, what="the erasure")
+
+
+async def end_erasure(backend: Backend, user_id: int) -> None:
+    """As if the minute were over after which the last pass comes."""
+    await change_rows(
+        backend.deployment,
+        f"UPDATE erasures SET due_at = 1, asked_at = asked_at - 61000 WHERE user_id = {user_id}",
+    )
+
+    async def is_done() -> bool:
+        query = f"SELECT 1 FROM erasures WHERE user_id = {user_id}"
+        return not await read_values(backend.deployment, query)
+
+    await eventually(is_done, timeout_seconds=10, what="the last pass")
 
 
 async def test_every_token_and_socket_ends_and_the_phone_is_free(backend: Backend) -> None:
@@ -139,6 +155,94 @@ async def test_with_keep_messages_they_stay_under_a_deleted_sender(backend: Back
         }
 
 
+async def test_what_others_forwarded_stands_without_the_name(backend: Backend) -> None:
+    bruno, clara = await backend.people(2)
+    name = "Named" + secrets.token_hex(6)
+    anna = await backend.sign_up(first_name=name, last_name=f"Last{name}")
+    await anna.put("/users/me", {"username": f"u{name}".lower()})
+    group = await anna.group("Group", [bruno])
+    elsewhere = await bruno.group("Elsewhere", [clara])
+    said = await anna.say(group, "worth telling")
+    origin = {"chat_id": group["id"], "message_ids": [said["id"]]}
+    body = {"chat_id": elsewhere["id"], "forward_from": origin}
+    told = await bruno.post("/messages/", body, expect=201)
+    assert name in json.dumps(await clara.history(elsewhere))
+    await delete(anna)
+    await wait_for_erasure(backend, anna.id)
+    found = next(it for it in await clara.history(elsewhere) if it["id"] == told["id"])
+    assert found["text"] == "worth telling"
+    assert found["sender"]["id"] == bruno.id
+    assert found["forward_from"]["sender"] == {
+        "id": anna.id,
+        "first_name": "",
+        "last_name": None,
+        "username": None,
+        "is_deleted": True,
+    }
+    seen = [
+        await clara.history(elsewhere),
+        await clara.walk("/chats/"),
+        await bruno.get("/users/me/export"),
+    ]
+    assert name.lower() not in json.dumps(seen).lower()
+
+
+async def test_the_record_stays_whole_and_opens_no_more(backend: Backend) -> None:
+    """Who the person was is sealed under a key that is gone; that there was something is chained."""
+    anna, bruno = await backend.people(2)
+    await anna.private_chat(bruno)
+    for person in (anna, bruno):
+        await guess_wrongly(backend, person.phone)
+
+    async def are_found() -> bool:
+        return all(
+            [
+                {it["name"] for it in await find_by_phone(backend, person)} >= NAMES_BEFORE_SIGN_IN
+                for person in (anna, bruno)
+            ]
+        )
+
+    await eventually(are_found, what="the record of both numbers", timeout_seconds=20)
+    before = {it["id"] for it in await find_by_phone(backend, anna)}
+    attempts = (await anna.get("/users/me/export"))["sign_in_attempts"]
+    assert {it["name"] for it in attempts} >= NAMES_BEFORE_SIGN_IN
+    assert {it["place"] for it in attempts} == {"127.0.x.x"}
+    await delete(anna)
+    await wait_for_erasure(backend, anna.id)
+
+    async def is_chained() -> bool:
+        query = "SELECT 1 FROM audit_events WHERE seq IS NULL"
+        return not await read_values(backend.deployment, query)
+
+    await eventually(is_chained, what="the record of the deletion")
+    done = await run_admin(backend.deployment, "audit", "verify", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["faults"] == []
+    events = await read_events(backend.deployment, "--user", str(anna.id))
+    assert "account_deleted" in {it["name"] for it in events}
+    assert [it["personal"] for it in events if it["personal"]] == []
+    assert await find_by_phone(backend, anna) == []
+    kept = [it for it in await read_events(backend.deployment) if it["id"] in before]
+    assert [it["personal"] for it in kept] == [{}] * len(before)
+    assert {it["name"] for it in await find_by_phone(backend, bruno)} >= NAMES_BEFORE_SIGN_IN
+    # The number is a stranger's from here on, and forgotten anew with the next account.
+    await backend.ask_code(anna.phone)
+    assert [it["name"] for it in await find_by_phone(backend, anna)] == ["sign_in_code_asked"]
+
+
+NAMES_BEFORE_SIGN_IN = {"sign_in_code_asked", "sign_in_refused"}
+
+
+async def guess_wrongly(backend: Backend, phone: str) -> None:
+    verification_id, code = await backend.ask_code(phone)
+    body = {"verification_id": verification_id, "code": f"{(int(code) + 1) % 1_000_000:06d}"}
+    await backend.stranger().post("/auth/verify-code", body, expect=400)
+
+
+async def find_by_phone(backend: Backend, person: Person) -> list[Event]:
+    return await read_events(backend.deployment, "--phone", person.phone)
+
+
 async def test_owned_chats_pass_on_or_go(backend: Backend) -> None:
     anna, bruno, clara, david = await backend.people(4)
     with_admin = await anna.group("With an admin", [bruno, clara])
@@ -173,19 +277,30 @@ async def test_what_is_written_as_the_account_goes_is_erased_by_the_last_pass(
     await change_rows(
         backend.deployment, f"UPDATE messages SET sender_id = {anna.id} WHERE id = {late['id']}"
     )
-    await change_rows(
-        backend.deployment,
-        f"UPDATE erasures SET due_at = 1, asked_at = asked_at - 61000 WHERE user_id = {anna.id}",
-    )
-
-    async def is_done() -> bool:
-        query = f"SELECT 1 FROM erasures WHERE user_id = {anna.id}"
-        return not await read_values(backend.deployment, query)
-
-    await eventually(is_done, timeout_seconds=10, what="the last pass")
+    await end_erasure(backend, anna.id)
     ids = [it["id"] for it in await bruno.history(group)]
     assert said["id"] not in ids
     assert late["id"] not in ids
+
+
+async def test_what_ends_the_sockets_can_be_read_until_the_last_pass(backend: Backend) -> None:
+    """By a worker that lost the bus: without it the devices would only hear that they should come back."""
+    anna = await backend.sign_up()
+    await backend.sign_in(anna.phone)
+    mine = f"kind = {int(ScopeKind.USER)} AND scope_id = {anna.id}"
+    await change_rows(
+        backend.deployment, f"UPDATE updates SET created_at = created_at - 60000 WHERE {mine}"
+    )
+    [before] = await read_values(backend.deployment, f"SELECT max(seq) FROM updates WHERE {mine}")
+    await delete(anna)
+    await wait_for_erasure(backend, anna.id)
+    [kept] = await read_values(backend.deployment, f"SELECT min(seq) FROM updates WHERE {mine}")
+    assert kept == before + 1
+    await change_rows(
+        backend.deployment, f"UPDATE updates SET created_at = created_at - 60000 WHERE {mine}"
+    )
+    await end_erasure(backend, anna.id)
+    assert await read_values(backend.deployment, f"SELECT seq FROM updates WHERE {mine}") == []
 
 
 async def test_a_code_for_the_old_account_opens_nothing(backend: Backend) -> None:

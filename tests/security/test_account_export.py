@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.support.floods import say_many
 from tests.support.people import Backend, Json, Person
 from tests.support.rows import change_rows, read_values
 from tests.support.waiting import eventually
@@ -85,11 +86,6 @@ async def test_many_messages_are_all_there_once(backend: Backend) -> None:
     """More than a page of the walk."""
     anna, bruno = await backend.people(2)
     chat = await bruno.group("Group", [anna])
-    ids = [(await anna.say(chat, "again and again"))["id"]]
-    while len(ids) < 600:
-        origin = {"chat_id": chat["id"], "message_ids": sorted(ids)[:100]}
-        body = {"chat_id": chat["id"], "forward_from": origin}
-        answer = await anna.post("/messages/", body, expect=201)
-        ids += [it["id"] for it in answer.get("items", [answer])]
+    ids = await say_many(anna, chat, 600)
     mine = await export(anna)
-    assert [it["id"] for it in mine["messages"]] == sorted(ids)
+    assert [it["id"] for it in mine["messages"]] == ids

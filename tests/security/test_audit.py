@@ -6,15 +6,14 @@ import re
 import secrets
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.conftest import BACKENDS
-from tests.support.audit import read_events, run_admin, wait_for_log
+from tests.support.audit import logged_events, read_events, run_admin, wait_for_log
 from tests.support.lone_servers import lone_server
 from tests.support.people import Backend, Deployment, Person
 from tests.support.rows import change_rows, read_values
@@ -32,13 +31,6 @@ def deployment(request: pytest.FixtureRequest, directory: Path) -> Iterator[Depl
     settings = {"TRUSTED_PROXIES": "127.0.0.1", "METRICS_ALLOWED": "127.0.0.0/8"}
     with lone_server(request, directory, settings) as made:
         yield made
-
-
-@pytest.fixture
-async def backend(deployment: Deployment, anyio_backend: str) -> AsyncIterator[Backend]:
-    del anyio_backend
-    async with AsyncExitStack() as stack:
-        yield Backend(deployment, stack)
 
 
 async def verify(backend: Backend, *words: str) -> subprocess.CompletedProcess[str]:
@@ -146,7 +138,18 @@ DAMAGES = (
     ("DELETE FROM audit_events WHERE seq <= 2", "missing"),
     ("DELETE FROM audit_events WHERE seq > 3", "cut off"),
     ("UPDATE audit_events SET seq = 1000 WHERE seq = 2", "missing"),
+    ("UPDATE audit_events SET mac = NULL WHERE seq = 2", "was changed"),
+    (
+        (
+            "INSERT INTO audit_events (seq, hash, name, at, count, details)"
+            " SELECT seq + 1, hash, name, at, count, details FROM audit_events"
+            " ORDER BY seq DESC LIMIT 1"
+        ),
+        "put in from outside",
+    ),
 )
+# Without a place in the chain, as a server queues its own.
+FORGED = "INSERT INTO audit_events (name, at, count, details) VALUES ('admin_act', 1, 1, '{}')"
 
 
 async def test_an_edit_a_deletion_and_a_cut_tail_are_found(backend: Backend) -> None:
@@ -163,6 +166,33 @@ async def test_an_edit_a_deletion_and_a_cut_tail_are_found(backend: Backend) -> 
         await change_rows(backend.deployment, "DELETE FROM audit_events")
         await change_rows(backend.deployment, "INSERT INTO audit_events SELECT * FROM kept")
     assert (await verify(backend)).returncode == 0, "all is as it was"
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        FORGED,
+        # With the proof of another row.
+        (
+            "INSERT INTO audit_events (name, at, count, details, mac)"
+            " SELECT name, at, count, details, mac FROM audit_events WHERE seq = 2"
+        ),
+    ],
+)
+async def test_an_event_that_no_server_wrote_is_told_at_once_and_found(
+    backend: Backend, forged: str
+) -> None:
+    await backend.people(2)
+    await wait_until_chained(backend)
+    assert (await verify(backend)).returncode == 0
+    assert await change_rows(backend.deployment, forged) == 1
+    (alert,) = await wait_for_log(backend.deployment, "alert_forged_event")
+    assert (alert["level"], alert["rows"]) == ("warning", 1)
+    await wait_until_chained(backend)
+    done = await verify(backend)
+    assert done.returncode == 1
+    assert "was written by none of our servers" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, "and nothing else is wrong"
 
 
 @pytest.mark.parametrize("damage", ["DELETE FROM audit_events WHERE seq = 2", DAMAGES[0][0]])
@@ -220,15 +250,20 @@ async def test_a_flood_is_a_few_rows_that_count_everything(backend: Backend) -> 
             await stranger.call("GET", "/users/me", headers=head)
 
     await asyncio.gather(*(flood() for _ in range(8)))
-    # What waits for its minute is written when the server stops.
+    # What waits for its minute is written and chained when the server stops, and the head told.
     node = backend.deployment.nodes[0]
     node.stop()
+    queued = "SELECT count(*) FROM audit_events WHERE seq IS NULL"
+    assert await read_values(backend.deployment, queued) == [0]
+    newest = await read_values(backend.deployment, "SELECT max(seq) FROM audit_events")
+    head = logged_events(backend.deployment, "audit_head")[-1]["head"]
+    assert head.partition(":")[0] == str(newest[0])
     node.start(LAUNCHER)
-    await wait_until_chained(backend)
+    assert logged_events(backend.deployment, "audit_head")[-1]["head"] == head
     rows = await read_events(backend.deployment, "--name", "token_refused")
     assert sum(event["count"] for event in rows) == 400
     assert len(rows) <= 3
-    assert (await verify(backend)).returncode == 0
+    assert (await verify(backend, "--head", head)).returncode == 0
 
 
 async def test_a_report_counts_by_name(backend: Backend) -> None:

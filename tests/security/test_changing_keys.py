@@ -1,9 +1,10 @@
 """Keys are changed beside the running server, and no kill at any moment loses anything."""
 
 import asyncio
+import json
+import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +12,10 @@ import pytest
 
 from tests.conftest import BACKENDS
 from tests.security.operator import Operator
-from tests.security.test_ciphertext import Row, texts_of
+from tests.security.test_ciphertext import Row, expect_event, literal, texts_of
 from tests.support.lone_servers import lone_server
 from tests.support.people import Backend, Deployment, Json, Person, new_id
-from tests.support.rows import change_rows, dump, read_values
+from tests.support.rows import change_rows, dump, read_rows, read_values
 from tests.support.servers import Server, ServerFailed
 from tests.support.waiting import eventually
 
@@ -25,16 +26,9 @@ NEW_KEY = secrets.token_urlsafe(40)
 
 
 @pytest.fixture(params=BACKENDS)
-def lone(request: pytest.FixtureRequest, directory: Path) -> Iterator[Deployment]:
-    with lone_server(request, directory, OLD) as deployment:
-        yield deployment
-
-
-@pytest.fixture
-async def backend(lone: Deployment, anyio_backend: str) -> AsyncIterator[Backend]:
-    del anyio_backend
-    async with AsyncExitStack() as stack:
-        yield Backend(lone, stack)
+def deployment(request: pytest.FixtureRequest, directory: Path) -> Iterator[Deployment]:
+    with lone_server(request, directory, OLD) as made:
+        yield made
 
 
 def server_of(backend: Backend) -> Server:
@@ -61,9 +55,18 @@ def refusal(backend: Backend, **settings: str) -> str:
     return server.output()
 
 
-async def in_thread(call, *arguments: object, **options: object):
-    """The event loop goes on talking to the server meanwhile."""
-    return await asyncio.to_thread(call, *arguments, **options)
+def once(backend: Backend, query: str, *, least: int = 1) -> Callable[[], Awaitable[bool]]:
+    """For `run_and_kill`: whether this SELECT of a number has come so far."""
+
+    async def has_come() -> bool:
+        [found] = await read_values(backend.deployment, query)
+        return int(str(found)) >= least
+
+    return has_come
+
+
+REWRAPPED = "SELECT count(*) FROM keys WHERE kek_version = 2"
+ROTATION_BEGUN = "SELECT count(*) FROM server_state WHERE name = 'master_key_next'"
 
 
 async def add_keys(backend: Backend, count: int) -> None:
@@ -83,32 +86,34 @@ async def test_the_master_key_changes_under_load_and_survives_kills(backend: Bac
     anna, bruno = await backend.people(2)
     chat = await anna.private_chat(bruno)
     before = await anna.say(chat, "before")
+    old_file = await anna.upload(b"sealed before", name="before.txt")
     await add_keys(backend, 3000)
     operator, settings = Operator(server_of(backend)), {"MASTER_KEY_NEW": NEW_KEY}
     arguments = ("rotate", "--wait", "1.5", "--batch", "10")
     said: list[Json] = []
+    files: list[Json] = []
 
     async def talk() -> None:
         while True:
             said.append(await anna.say(chat, f"meanwhile {len(said)}"))
             group = await bruno.group("Made meanwhile", [anna])
             said.append(await bruno.say(group, "in it"))
+            files.append(await bruno.upload(os.urandom(100), name="meanwhile.txt"))
             await asyncio.sleep(0.05)
 
     talking = asyncio.create_task(talk())
     kills = 0
-    for attempt in range(6):
-        seconds = 2.5 + attempt / 2
-        was_at_work = await in_thread(
-            operator.run_and_kill, *arguments, after_seconds=seconds, settings=settings
-        )
+    moments = [once(backend, ROTATION_BEGUN)]
+    moments += [once(backend, REWRAPPED, least=count) for count in (1, 700, 1700, 2700)]
+    for moment in moments:
+        killed = await operator.run_and_kill(*arguments, once=moment, settings=settings)
         assert (await anna.get(f"/messages/{before['id']}"))["text"] == "before"
-        if not was_at_work:
+        if not killed.was_at_work:
             # A fast machine: it has come to its end, and the old key opens nothing any more.
             break
         kills += 1
     else:
-        await in_thread(operator.run, *arguments, settings=settings)
+        await operator.run(*arguments, settings=settings)
     await anna.say(chat, "after")
     await bruno.group("Made after")
     assert not talking.done(), talking.exception()
@@ -126,6 +131,9 @@ async def test_the_master_key_changes_under_load_and_survives_kills(backend: Bac
     restart_stopped(backend, MASTER_KEY=NEW_KEY)
     assert (await bruno.get(f"/messages/{before['id']}"))["text"] == "before"
     assert all([(await bruno.get(f"/messages/{m['id']}"))["text"] for m in said])
+    assert (await anna.download(old_file)).content == b"sealed before"
+    assert files
+    assert all([(await bruno.download(file)).content for file in files])
 
 
 def restart_stopped(backend: Backend, **settings: str) -> None:
@@ -138,21 +146,13 @@ async def test_a_start_with_the_new_key_before_the_end_is_told_what_to_do(
     backend: Backend,
 ) -> None:
     await backend.people(1)
-    await add_keys(backend, 50_000)
+    await add_keys(backend, 20_000)
     operator, settings = Operator(server_of(backend)), {"MASTER_KEY_NEW": NEW_KEY}
     arguments = ("rotate", "--wait", "0", "--batch", "10")
-    process_was_killed = False
-    while not process_was_killed:
-        process_was_killed = await in_thread(
-            operator.run_and_kill, *arguments, after_seconds=5, settings=settings
-        )
-        moved = await read_values(
-            backend.deployment, "SELECT count(*) FROM keys WHERE kek_version = 2"
-        )
-        process_was_killed = process_was_killed and moved != [0]
-    status, said = await in_thread(
-        operator.try_to, *arguments, settings={"MASTER_KEY_NEW": "another key" * 5}
-    )
+    moment = once(backend, REWRAPPED)
+    killed = await operator.run_and_kill(*arguments, once=moment, settings=settings)
+    assert killed.was_at_work
+    status, said = await operator.try_to(*arguments, settings={"MASTER_KEY_NEW": "another key" * 5})
     assert status == 1
     assert "a change to another key was begun" in said
     restart(backend)  # the old key serves until the end
@@ -171,7 +171,7 @@ async def test_a_renewed_key_makes_the_old_ciphertext_useless(backend: Backend) 
     other = await anna.say(chat, "other")
     row = await Row.take(backend, "messages", other["id"])
     operator = Operator(server_of(backend))
-    await in_thread(operator.run, "renew", "--owner", f"chat:{chat['id']}", "--wait", "3")
+    await operator.run("renew", "--owner", f"chat:{chat['id']}", "--wait", "3")
     await anna.say(chat, "more")
     texts = await texts_of(bruno, chat)
     assert (texts[message["id"]], texts[other["id"]]) == ("edited", "other")
@@ -185,21 +185,31 @@ async def test_a_renewed_key_makes_the_old_ciphertext_useless(backend: Backend) 
     assert (await texts_of(bruno, chat))[other["id"]] is None
 
 
-async def test_all_keys_of_an_age_are_renewed_and_may_be_cut_off(backend: Backend) -> None:
+async def test_all_keys_of_an_age_are_renewed(backend: Backend) -> None:
     anna, bruno = await backend.people(2)
     chat = await anna.private_chat(bruno)
     sent = [await anna.say(chat, str(n)) for n in range(30)]
+    file = await anna.upload(b"sealed once", name="once.txt")
     await bruno.put("/users/me", {"first_name": "Renamed", "bio": "a bio"})
     operator = Operator(server_of(backend))
-    said = await in_thread(operator.run, "renew", "--all", "--older-than", "30", "--wait", "3")
+    said = await operator.run("renew", "--all", "--older-than", "30", "--wait", "3")
     assert "0 keys" in said
-    await in_thread(operator.run_and_kill, "renew", "--all", "--wait", "3", after_seconds=5.5)
-    await in_thread(operator.run, "renew", "--all", "--wait", "3")
+    chats = f"SELECT count(*) FROM keys WHERE id = 'chat:{chat['id']}'"
+    await operator.run("renew", "--all", "--wait", "3")
+    assert await read_values(backend.deployment, chats) == [1]
     texts = await texts_of(bruno, chat)
     assert [texts[message["id"]] for message in sent] == [str(n) for n in range(30)]
     profile = await anna.get(f"/users/{bruno.id}")
     assert (profile["first_name"], profile["bio"]) == ("Renamed", "a bio")
+    # What lies in the storage is never sealed anew: its key stays as long as it does.
+    of_files = "SELECT id, version FROM keys WHERE id LIKE 'blob:%'"
+    [key] = await read_rows(backend.deployment, of_files)
+    assert key["version"] == 1
+    status, told = await operator.try_to("renew", "--owner", str(key["id"]), "--wait", "0")
+    assert (status, "is never renewed" in told) == (1, True)
+    assert (await anna.download(file)).content == b"sealed once"
     restart(backend)
+    assert (await anna.download(file)).content == b"sealed once"
     assert (await anna.get("/users/me"))["first_name"] == "Anna"
     assert (await backend.sign_in(bruno.phone)).id == bruno.id
 
@@ -222,19 +232,16 @@ async def test_stored_rows_are_converted_when_encryption_is_switched(backend: Ba
     assert await stored_plain(backend, *markers) == [False, False]
     operator, server = Operator(server_of(backend)), server_of(backend)
 
-    off = {"ENCRYPT_PERSONAL_DATA": "false", "ENCRYPT_MESSAGES": "false"}
-    restart(backend, **off)
+    restart(backend, **OFF)
     await eventually(partial(has_warned, server, times=1))
     assert await texts_of(bruno, chat) == {message["id"]: "markertext"}
-    await in_thread(operator.run, "convert")
+    await operator.run("convert")
     assert await stored_plain(backend, *markers) == [True, True]
     assert await texts_of(bruno, chat) == {message["id"]: "markertext"}
 
-    on = dict.fromkeys(off, "true")
-    restart(backend, **on)
+    restart(backend, **ON)
     assert await texts_of(bruno, chat) == {message["id"]: "markertext"}
-    await in_thread(operator.run_and_kill, "convert", after_seconds=1.5)
-    await in_thread(operator.run, "convert")
+    await operator.run("convert", "--wait", "0")
     assert await stored_plain(backend, *markers) == [False, False]
     await eventually(partial(has_warned, server, times=2))
     restart(backend)
@@ -242,6 +249,61 @@ async def test_stored_rows_are_converted_when_encryption_is_switched(backend: Ba
     assert await has_warned(server, times=2)
     assert await texts_of(bruno, chat) == {message["id"]: "markertext"}
     assert (await bruno.get(f"/users/{anna.id}"))["first_name"] == "Markername"
+
+
+OFF = {"ENCRYPT_PERSONAL_DATA": "false", "ENCRYPT_MESSAGES": "false"}
+ON = dict.fromkeys(OFF, "true")
+
+
+async def test_a_server_that_was_left_with_encryption_off_hides_nothing(backend: Backend) -> None:
+    restart(backend, **OFF)
+    anna, bruno = await backend.people(2)
+    chat = await anna.private_chat(bruno)
+    server = server_of(backend)
+    said = {(await anna.say(chat, "before"))["id"]: "before"}
+    converting = asyncio.create_task(Operator(server).run("convert", "--wait", "3", settings=ON))
+    while not converting.done():
+        text = f"meanwhile {len(said)}"
+        said[(await anna.say(chat, text))["id"]] = text
+        await anna.put("/users/me", {"first_name": f"Markername {len(said)}"})
+    await converting
+    said[(await anna.say(chat, "after"))["id"]] = "after"
+    assert (
+        await stored_plain(backend, b"before", b"meanwhile", b"after", b"Markername") == [False] * 4
+    )
+    assert '"settings_overruled"' in server.log()
+    for settings in ({}, ON):
+        if settings:
+            restart(backend, **settings)
+        newest = dict(list(said.items())[-50:])
+        assert await texts_of(bruno, chat) == newest
+        found = await bruno.get(f"/users/{anna.id}")
+        assert found["first_name"].startswith("Markername")
+    assert "ciphertext_invalid" not in server.log()
+
+
+async def test_a_forged_note_of_plain_rows_opens_nothing(backend: Backend) -> None:
+    anna, bruno = await backend.people(2)
+    chat = await anna.private_chat(bruno)
+    message = await anna.say(chat, "true")
+    forged = b"\x00" + json.dumps({"text": "forged"}).encode()
+    await change_rows(
+        backend.deployment,
+        f"UPDATE messages SET body = {literal(backend, forged)} WHERE id = {message['id']}",
+    )
+    notes = "FROM server_state WHERE name = 'stored_messages'"
+    await change_rows(backend.deployment, f"DELETE {notes}")
+    await expect_event(backend, "server_state", "value", "stored_messages")
+    assert await texts_of(bruno, chat) == {message["id"]: None}
+    await expect_event(backend, "messages", "body", message["id"])
+    server_of(backend).stop()
+    await change_rows(
+        backend.deployment,
+        "INSERT INTO server_state (name, value) VALUES ('stored_messages', 'mixed')",
+    )
+    restart_stopped(backend)
+    assert await texts_of(bruno, chat) == {message["id"]: None}
+    assert await read_values(backend.deployment, f"SELECT value {notes}") == ["sealed"]
 
 
 async def has_warned(server: Server, *, times: int) -> bool:
@@ -268,7 +330,7 @@ async def test_the_index_key_changes_while_people_search(backend: Backend) -> No
     await anna.group("Group", [bruno, clara])
     operator, server = Operator(server_of(backend)), server_of(backend)
     newer = {"INDEX_KEY_NEW": NEW_KEY}
-    status, said = await in_thread(operator.try_to, "rebuild-index", settings=newer)
+    status, said = await operator.try_to("rebuild-index", settings=newer)
     assert status == 1
     assert "start the servers with it first" in said
     restart(backend, **newer)
@@ -279,9 +341,7 @@ async def test_the_index_key_changes_while_people_search(backend: Backend) -> No
         assert await imports(anna, clara.phone) == [clara.id]
 
     await check()
-    await in_thread(operator.run_and_kill, "rebuild-index", after_seconds=1.5)
-    await check()
-    rebuilding = asyncio.create_task(in_thread(operator.run, "rebuild-index"))
+    rebuilding = asyncio.create_task(operator.run("rebuild-index"))
     while not rebuilding.done():
         await check()
         await clara.put("/users/me", {"last_name": new_id()[:8]})

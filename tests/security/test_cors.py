@@ -97,6 +97,21 @@ def test_a_listed_origin_is_told_what_it_may_send(listed: httpx.Client) -> None:
     assert "PUT" in answer.headers["access-control-allow-methods"]
 
 
+def test_a_listed_origin_may_upload_by_tus(listed: httpx.Client) -> None:
+    """All headers that tus-js-client sends and reads."""
+    sent = "authorization, content-type, tus-resumable, upload-checksum, upload-defer-length, "
+    sent += "upload-length, upload-metadata, upload-offset, x-csrf-token, x-http-method-override"
+    for method in ("POST", "HEAD", "PATCH", "DELETE"):
+        asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": sent}
+        answer = listed.options(f"{API}/files/tus/{'x' * 32}", headers={"Origin": OURS, **asked})
+        assert answer.status_code == 200, method
+    answer = listed.options(f"{API}/files/tus", headers={"Origin": OURS})
+    exposed = set(answer.headers["access-control-expose-headers"].lower().split(", "))
+    read = {"location", "tus-extension", "tus-max-size", "tus-resumable", "tus-version"}
+    read |= {"upload-expires", "upload-length", "upload-metadata", "upload-offset"}
+    assert read | {"tus-checksum-algorithm", "x-file-id", "x-file-url"} <= exposed
+
+
 @pytest.mark.parametrize("origin", OTHERS)
 def test_no_other_origin_is_let_in_or_mirrored(listed: httpx.Client, origin: str) -> None:
     for method, path, status in PATHS:

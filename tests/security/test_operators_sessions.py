@@ -1,7 +1,6 @@
 """An operator signs people out at the command line (ASVS 7.4.5): tokens and sockets end at once."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,6 @@ pytestmark = pytest.mark.anyio
 def deployment(request: pytest.FixtureRequest, directory: Path) -> Iterator[Deployment]:
     with lone_server(request, directory, {}) as made:
         yield made
-
-
-@pytest.fixture
-async def backend(deployment: Deployment, anyio_backend: str) -> AsyncIterator[Backend]:
-    del anyio_backend
-    async with AsyncExitStack() as stack:
-        yield Backend(deployment, stack)
 
 
 async def expect_end(person: Person) -> None:

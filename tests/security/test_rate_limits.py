@@ -14,6 +14,8 @@ import pytest
 from tests.support.openapi import Operation
 from tests.support.own_deployments import own_deployment
 from tests.support.people import API, Backend, Deployment, Person, new_id
+from tests.support.servers import TEST_ENVIRONMENT, Server
+from tests.support.sockets import FrameRefused
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -35,6 +37,9 @@ TIGHT = {
     "RATE_LIMIT_CATCH_UP": "3",
     "RATE_LIMIT_CALLS": "3",
     "RATE_LIMIT_SOCKETS": "4",
+    "RATE_LIMIT_UPLOADS": "3",
+    "RATE_LIMIT_UPLOAD_PARTS": "3",
+    "RATE_LIMIT_DOWNLOADS": "3",
     "RATE_LIMIT_OUTREACH_NEW": "3",
 }
 # Structured fields (RFC 9651): a list of strings with integer parameters.
@@ -193,6 +198,51 @@ async def test_sends_count_over_http_and_frames_together(limited: Backend) -> No
     await socket.request("typing", {"chat_id": chat["id"], "action": "typing"})
 
 
+@pytest.mark.parametrize("content", [b"{", b"{}", b"x" * 100_000])
+async def test_what_is_no_message_counts_as_a_call(limited: Backend, content: bytes) -> None:
+    anna = await sign_up(limited)
+    statuses = Counter(
+        [
+            (await anna.call("POST", "/messages/", content=content)).status_code
+            for _ in range(CALLS + 5)
+        ]
+    )
+    assert statuses[400] + statuses[422] == CALLS, statuses
+    assert statuses[429] == 5
+    check_limited(await anna.call("GET", "/users/me"))
+
+
+@pytest.mark.parametrize("kind", ["send_message", "typing", "nonsense"])
+async def test_frames_that_are_none_count_as_calls(limited: Backend, kind: str) -> None:
+    anna = await sign_up(limited)
+    socket = await anna.connect()
+    codes: Counter[str] = Counter()
+    for _ in range(CALLS + 5):
+        with pytest.raises(FrameRefused) as refused:
+            await socket.request(kind, {"chat_id": "x"})
+        codes[refused.value.problem["code"]] += 1
+    assert codes["rate_limited"] >= 5, codes
+    check_limited(await anna.call("GET", "/users/me"))
+
+
+async def test_a_burst_of_sends_ends_and_the_minute_is_not_used_up(directory: Path) -> None:
+    with Server(directory, {"RATE_LIMIT_SENDS_BURST": "5"}) as server:
+        async with AsyncExitStack() as stack:
+            backend = Backend(Deployment("sqlite", [server]), stack)
+            anna = await backend.sign_up()
+            chat = await anna.private_chat(anna)
+            body = {"chat_id": chat["id"], "text": "x"}
+            answers = await asyncio.gather(
+                *(anna.call("POST", "/messages/", body) for _ in range(12))
+            )
+            refused = [answer for answer in answers if answer.status_code == 429]
+            assert len(refused) == 7
+            check_limited(refused[0])
+            assert '"sends-burst";q=5;w=10' in refused[0].headers["RateLimit-Policy"]
+            assert int(refused[0].headers["Retry-After"]) <= 10
+            assert (await anna.call("GET", "/users/me")).status_code == 200
+
+
 @pytest.mark.parametrize("kind", ["typing", "read", "resume", "call"])
 async def test_frames_of_each_kind_have_a_limit_of_their_own(limited: Backend, kind: str) -> None:
     anna, bruno = await sign_up(limited), await sign_up(limited)
@@ -237,6 +287,20 @@ async def test_sockets_are_opened_so_often_and_no_more(limited: Backend) -> None
     await socket.expect_close(4429)
 
 
+async def test_sockets_of_strange_chats_count_as_those_that_open(limited: Backend) -> None:
+    """Else a good token asks for one chat after the other, and each costs a look into the database."""
+    anna, bruno = await sign_up(limited), await sign_up(limited)
+    strange = await bruno.group("Strange")
+    for chat_id in (strange["id"], 1_000_000, 1_000_001, strange["id"]):
+        socket = await anna.connect(token=anna.access_token, chat_id=chat_id, hello=False)
+        await socket.expect_close(4403)
+    for chat_id in (strange["id"], 1_000_002):
+        socket = await anna.connect(token=anna.access_token, chat_id=chat_id, hello=False)
+        await socket.expect_close(4429)
+    socket = await anna.connect(token=anna.access_token, hello=False)
+    await socket.expect_close(4429)
+
+
 async def test_guessing_tickets_ends_with_4429(limited: Backend) -> None:
     anna = await sign_up(limited)
     head = {"X-Forwarded-For": new_address()}
@@ -277,21 +341,46 @@ async def test_a_new_account_turns_to_so_many_people_and_no_more(limited: Backen
     await others[0].say(chats[0], "hello")
 
 
+async def test_who_scrolls_and_writes_meets_no_limit(directory: Path) -> None:
+    """Two busy minutes of one person, done as fast as it goes, against the defaults."""
+    defaults = {name: "" for name in TEST_ENVIRONMENT if name.startswith("RATE_LIMIT_")}
+    with Server(directory, defaults) as server:
+        async with AsyncExitStack() as stack:
+            backend = Backend(Deployment("sqlite", [server]), stack)
+            anna, *others = await backend.people(4)
+            chats = [await anna.private_chat(other) for other in others]
+            socket = await anna.connect()
+            for round_number in range(3):
+                for chat, other in zip(chats, others, strict=True):
+                    for _ in range(3):
+                        await socket.request("typing", {"chat_id": chat["id"], "action": "typing"})
+                        await anna.say(chat, "written")
+                    told = await other.say(chat, "answered")
+                    await socket.request("read", {"chat_id": chat["id"], "message_id": told["id"]})
+                # The chat list, three profiles, thirty pages up, a search, a line that was lost.
+                await anna.get("/chats/", expect=200)
+                for other in others:
+                    await anna.get(f"/users/{other.id}", expect=200)
+                path = f"/messages/chat/{chats[round_number]['id']}"
+                for _ in range(30):
+                    await anna.get(path, limit=50, expect=200)
+                for letters in ("bru", "brun", "bruno"):
+                    await anna.get("/users/search", q=letters, expect=200)
+                socket = await anna.connect()
+                epoch = socket.hello["epoch"]
+                await socket.request("resume", {"epoch": epoch, "state": {}})
+                body = {"epoch": epoch, "state": {"user": 0}}
+                await anna.post("/updates/difference", body, expect=200)
+        server.stop()
+
+
 async def test_every_route_of_the_document_is_limited(limited: Backend) -> None:
     """A new route is limited without anybody thinking of it."""
-    anna, bruno = await sign_up(limited), await sign_up(limited)
-    for chat in (await anna.private_chat(bruno), await anna.private_chat(anna)):
-        await spend_sends(anna, chat["id"])
+    anna = await sign_up(limited)
     address = {"X-Forwarded-For": new_address()}
     for operation in limited.deployment.openapi.operations:
         if operation.path.startswith(API):
             await expect_limited(anna, operation, address)
-
-
-async def spend_sends(person: Person, chat_id: int) -> None:
-    for _ in range(10):
-        body = {"chat_id": chat_id, "text": "x"}
-        await person.call("POST", "/messages/", body)
 
 
 async def expect_limited(person: Person, operation: Operation, address: dict[str, str]) -> None:
@@ -299,7 +388,7 @@ async def expect_limited(person: Person, operation: Operation, address: dict[str
     path = operation.path.removeprefix(API)
     path = path.replace("{code}", "A" * 32)
     path = re.sub(r"\{\w+\}", "999999", path)
-    content = b"{" if operation.takes_body else None
+    content = b"{" if operation.takes_json else None
     query = {"q": "anna", "username": "nobody_at_all"}
     signed_out = path in {"/auth/refresh-token", "/auth/send-verification"}
     caller = person.backend.stranger() if signed_out else person

@@ -260,20 +260,6 @@ async def test_odd_passwords_are_refused_without_a_fault(
         assert "zzzz" not in answer.text
 
 
-async def test_hashing_holds_nobody_else_up(backend: Backend) -> None:
-    anna, bruno = await with_password(backend), await backend.sign_up()
-    tokens = [await password_token(backend, anna) for _ in range(2)]
-    bodies = [{"password_token": token, "password": "wrong horse"} for token in tokens]
-    strangers = [backend.stranger() for _ in range(10)]
-    flood = [
-        asyncio.create_task(it.call("POST", "/auth/verify-password", bodies[n % 2]))
-        for n, it in enumerate(strangers)
-    ]
-    await bruno.get("/users/me", expect=200)
-    for answer in await asyncio.gather(*flood):
-        assert answer.status_code in {400, 429, 503}
-
-
 async def test_nothing_of_a_factor_stands_in_the_database(backend: Backend) -> None:
     anna, totp, codes = await with_totp(backend)
     await anna.put("/auth/two-step", {"password": PASSWORD}, expect=200)

@@ -12,7 +12,7 @@ NAMES = ("SECRET_KEY", "MASTER_KEY", "INDEX_KEY")
 
 
 def test_a_server_that_crashes_leaves_no_memory_on_the_disk(directory: Path) -> None:
-    with Server(directory) as server:
+    with Server(directory, forked=False) as server:
         limits = Path(f"/proc/{server.pid}/limits").read_text()
         [line] = [line for line in limits.splitlines() if line.startswith("Max core file size")]
         assert line.split()[4] == "0"
@@ -27,7 +27,7 @@ def test_keys_from_files_are_in_no_argument_environment_or_log(directory: Path) 
         file.write_text(key)
         file.chmod(0o600)
         environment[f"{name}_FILE"] = str(file)
-    with Server(directory, environment) as server:
+    with Server(directory, environment, forked=False) as server:
         process = Path(f"/proc/{server.pid}")
         seen = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
         server.stop()

@@ -23,9 +23,11 @@ _FORBIDDEN_MODULES = {
     "ctypes",
     "jinja2",
 }
-# One function of the C library, with a constant.
-_ALLOWED = {("app/infra/memory.py", "ctypes")}
+# One function of the C library each, with constants.
+_ALLOWED = {("app/infra/memory.py", "ctypes"), ("app/infra/media/lockdown.py", "ctypes")}
 _FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
+# Python itself, with a module of our own: no word of it comes from anybody.
+_STARTS_PROCESSES = "app/infra/media/decoder.py"
 _WEAK = {"md5", "sha1", "ECB", "ARC4", "TripleDES", "Blowfish", "CBC"}
 _GUESSABLE = {"random", "uuid.uuid1", "uuid.getnode"}
 _CLIENTS = {"httpx", "aiohttp", "requests", "urllib.request", "http.client", "websockets.client"}
@@ -58,14 +60,22 @@ def test_no_part_of_the_server_runs_commands_or_code() -> None:
         for call in calls(module)
         if ast.unparse(call.func) in _FORBIDDEN_CALLS
     ]
+    found += [
+        f"{module.path}:{call.lineno}"
+        for module in MODULES
+        for call in calls(module)
+        if ast.unparse(call.func).startswith("asyncio.create_subprocess")
+        and str(module.path) != _STARTS_PROCESSES
+    ]
     assert found == []
 
 
 def test_no_weak_hash_or_cipher_is_used() -> None:
-    """ASVS 11.3, 11.4.1."""
+    """ASVS 11.3, 11.4.1. The checksums of tus are chosen by clients and guard against broken lines alone."""
     found = [
         f"{module.path}:{node.lineno} {name}"
         for module in MODULES
+        if str(module.path) != "app/features/files/resumable/protocol.py"
         for node in ast.walk(module.tree)
         if isinstance(node, ast.Attribute | ast.Name)
         and (name := node.attr if isinstance(node, ast.Attribute) else node.id) in _WEAK

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+from tests.support import forks
 from tests.support.people import Deployment
 from tests.support.waiting import eventually
 
@@ -15,17 +16,12 @@ Event = dict[str, Any]
 async def run_admin(deployment: Deployment, *words: str) -> subprocess.CompletedProcess[str]:
     """`python -m app.admin` beside the first node."""
     server = deployment.nodes[0]
-    command = [sys.executable, "-m", "app.admin", *words]
 
     def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            cwd=server.directory,
-            env=server.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
+        return forks.run(
+            (sys.executable, "-m", "app.admin", *words),
+            directory=server.directory,
+            environment=server.environment,
         )
 
     return await asyncio.to_thread(run)

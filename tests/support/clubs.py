@@ -19,7 +19,7 @@ from app.features.updates.read import LoggedUpdate, read_log
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.kernel.cursors import CursorCodec
-from app.kernel.ids import ChatId, MessageId, UserId
+from app.kernel.ids import ChatId, FileId, MessageId, UserId
 from app.kernel.rules import Rules
 from app.kernel.scopes import Scope
 from tests.support.databases import SetClock
@@ -55,6 +55,7 @@ class Club:
         *members: UserId,
         username: str | None = None,
         history_visible: bool | None = None,
+        photo_id: FileId | None = None,
     ) -> ChatId:
         new = NewChat(
             type=ChatType.GROUP,
@@ -62,6 +63,7 @@ class Club:
             member_ids=members,
             username=username,
             history_visible=history_visible,
+            photo_id=photo_id,
         )
         return await create_chat(self.db, self.tools, owner_id=owner, new=new)
 

@@ -15,7 +15,7 @@ from tests.support.servers import Server
 def lone_server(
     request: pytest.FixtureRequest, directory: Path, settings: Mapping[str, str]
 ) -> Iterator[Deployment]:
-    """One process, without Redis; `request.param` names the database."""
+    """One process, without Redis; `request.param` names the database, SQLite where it is another word."""
     with ExitStack() as stack:
         environment = dict(settings)
         url: str | None = None

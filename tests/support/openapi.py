@@ -17,7 +17,7 @@ class Operation:
 
     method: str
     path: str
-    takes_body: bool
+    takes_json: bool
     answers: dict[str, Json]
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class OpenApi:
 
     def __post_init__(self) -> None:
         self.operations = [
-            Operation(method, path, "requestBody" in definition, definition["responses"])
+            Operation(method, path, _takes_json(definition), definition["responses"])
             for path, item in self.document["paths"].items()
             for method, definition in item.items()
             if method in METHODS
@@ -72,6 +72,8 @@ class OpenApi:
                 self.faults[
                     f"{operation} answered {status} with a body, which is not documented"
                 ] = None
+            return
+        if "*/*" in content or operation.method == "head":
             return
         if media_type not in content:
             self.faults[
@@ -107,6 +109,10 @@ class OpenApi:
             )
             self._validators[key] = jsonschema_rs.Draft202012Validator(whole) if whole else None
         return self._validators[key]
+
+
+def _takes_json(definition: Json) -> bool:
+    return "application/json" in definition.get("requestBody", {}).get("content", {})
 
 
 def _pattern(template: str) -> re.Pattern[str]:

@@ -20,7 +20,9 @@ def own_deployment(
     """`request.param` names the database: sqlite or postgresql. Three workers in the second case."""
     if request.param == "sqlite":
         with Server(directory, settings) as server:
-            yield Deployment("sqlite", [server])
+            yield Deployment(
+                "sqlite", [server], {"sqlite_file": str(server.var_dir / "messenger.db")}
+            )
         return
     with ExitStack() as stack:
         cluster: Postgres = request.getfixturevalue("postgres")
@@ -39,4 +41,5 @@ def own_deployment(
         one = stack.enter_context(Server(directory / "one", shared | {"WORKERS": "2"}, name="one"))
         same = {"VAR_DIR": str(one.var_dir), "LOG_FILE": str(one.log_file)}
         two = stack.enter_context(Server(directory / "two", shared | same, name="two"))
-        yield Deployment("postgresql", [one, two], {"redis_url": redis})
+        details = {"database_url": database, "redis_url": redis}
+        yield Deployment("postgresql", [one, two], details)

@@ -1,4 +1,4 @@
-"""How SQLite would run a statement."""
+"""How a database would run a statement."""
 
 from sqlalchemy import Executable
 from sqlalchemy.ext.compiler import compiles
@@ -15,3 +15,8 @@ class Explain(Executable, ClauseElement):
 @compiles(Explain, "sqlite")
 def _explain(element: Explain, compiler, **options) -> str:
     return "EXPLAIN QUERY PLAN " + compiler.process(element.statement, **options)
+
+
+@compiles(Explain, "postgresql")
+def _explain_by_postgresql(element: Explain, compiler, **options) -> str:
+    return "EXPLAIN " + compiler.process(element.statement, **options)

@@ -11,9 +11,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -95,29 +95,42 @@ def run_postgres(*, durable: bool = False) -> Iterator[Postgres]:
 
 
 @contextmanager
-def run_postgres_process(*, durable: bool = False) -> "Iterator[PostgresProcess]":
-    """A cluster of one's own, to be stopped, killed and started again.
+def run_postgres_process(
+    *,
+    durable: bool = False,
+    around_data: Callable[[Path], AbstractContextManager[object]] = nullcontext,
+    wal_segment_mib: int = 16,
+) -> "Iterator[PostgresProcess]":
+    """A cluster of one's own, to be stopped, killed and started again. `around_data` is entered with the
+    directory of its data before that is made, and left when nobody uses it any more.
 
     Raises:
         Missing: none can be started.
     """
-    programs = _find_programs()
+    programs = find_programs()
     directory = Path(tempfile.mkdtemp(prefix="messenger-pg-", dir="/tmp"))
     owner = _unprivileged_user()
     if owner:
         shutil.chown(directory, owner)
         programs = _show_to(owner, programs, directory)
     process = PostgresProcess(programs, directory, owner, durable=durable)
+    data = directory / "data"
     try:
-        process.initialise()
-        process.start()
-        yield process
+        data.mkdir(mode=0o700)
+        with around_data(data):
+            if owner:
+                shutil.chown(data, owner)
+            try:
+                process.initialise(wal_segment_mib=wal_segment_mib)
+                process.start()
+                yield process
+            finally:
+                process.stop()
     finally:
-        process.stop()
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _find_programs() -> Path:
+def find_programs() -> Path:
     """The folder of `initdb` and `postgres`."""
     on_path = shutil.which("initdb")
     if on_path and shutil.which("postgres"):
@@ -176,8 +189,11 @@ class PostgresProcess:
         """Of the postmaster, while it runs."""
         return None if self._process is None else self._process.pid
 
-    def initialise(self) -> None:
-        """Make the data directory.
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def initialise(self, *, wal_segment_mib: int) -> None:
+        """Make what is in the data directory.
 
         Raises:
             Missing: initdb cannot run here.
@@ -188,7 +204,8 @@ class PostgresProcess:
         data = str(self._directory / "data")
         initdb = [str(self._programs / "initdb"), "-D", data, "-U", "tester"]
         initdb += ["--auth=scram-sha-256", f"--pwfile={password_file}", "-E", "UTF8"]
-        made = _run([*initdb, "--locale=C", "--no-sync"], self._directory, self._owner)
+        initdb += ["--locale=C", "--no-sync", f"--wal-segsize={wal_segment_mib}"]
+        made = _run(initdb, self._directory, self._owner)
         if made.returncode != 0:
             raise Missing(f"initdb failed: {made.stderr.decode(errors='replace')[-300:]}")
 

@@ -13,9 +13,10 @@ from typing import Self
 
 import httpx
 
+from tests.support import forks
 from tests.support.ports import free_port
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = forks.ROOT
 LAUNCHER: tuple[str, ...] = (sys.executable, "-m", "app")
 # What suites need and production would refuse: cheap hashes, codes in a file, no sign-in limits.
 TEST_ENVIRONMENT: Mapping[str, str] = {
@@ -47,6 +48,9 @@ TEST_ENVIRONMENT: Mapping[str, str] = {
     "RATE_LIMIT_OUTREACH": "1000000",
     "RATE_LIMIT_OUTREACH_NEW": "1000000",
     "RATE_LIMIT_SOCKETS": "1000000",
+    "RATE_LIMIT_UPLOADS": "1000000",
+    "RATE_LIMIT_UPLOAD_PARTS": "1000000",
+    "RATE_LIMIT_DOWNLOADS": "1000000",
 }
 _KEPT_VARIABLES = (
     "PATH",
@@ -57,7 +61,8 @@ _KEPT_VARIABLES = (
     "COVERAGE_PROCESS_START",
     "COVERAGE_FILE",
 )
-_READY_SECONDS = 40
+# Patience, not a promise: other runs may have the cores.
+_READY_SECONDS = 120
 _STOP_SECONDS = 15
 
 
@@ -69,10 +74,17 @@ class Server:
     """`python -m app` (or another command) with its own VAR_DIR, port and log."""
 
     def __init__(
-        self, directory: Path, overrides: Mapping[str, str] | None = None, *, name: str = "server"
+        self,
+        directory: Path,
+        overrides: Mapping[str, str] | None = None,
+        *,
+        name: str = "server",
+        forked: bool = True,
     ) -> None:
+        """`forked`: by the fork server (see `forks.py`); else it is a process from its first line on."""
         self.directory = directory
         self.name = name
+        self.forked = forked
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.websocket_url = f"ws://127.0.0.1:{self.port}"
@@ -90,7 +102,7 @@ class Server:
             "LOG_FILE": str(self.log_file),
             **(overrides or {}),
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: forks.Process | None = None
         self._sms_offset = 0
         self._codes: dict[str, list[str]] = {}
 
@@ -114,14 +126,12 @@ class Server:
         """Start without waiting; the working directory holds no `.env` and no code."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with self.output_file.open("ab") as output:
-            self._process = subprocess.Popen(
-                list(command),
-                cwd=self.directory,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+            self._process = forks.start(
+                command,
+                directory=self.directory,
+                environment=self.environment,
+                output=output,
+                forked=self.forked,
             )
 
     def start_uvicorn(self, *options: str) -> Self:
@@ -197,7 +207,7 @@ class Server:
                 self._sms_offset = file.tell()
         return list(self._codes.get(phone, []))
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self) -> forks.Process:
         assert self._process is not None, "the server was not started"
         return self._process
 

@@ -86,7 +86,9 @@ class Socket:
             frame["request_id"] = request_id
         await self.send_raw(json.dumps(frame))
 
-    async def request(self, type_: str, data: object = None) -> dict[str, Any]:
+    async def request(
+        self, type_: str, data: object = None, *, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> dict[str, Any]:
         """Send a frame and wait for its answer: the data of its ack.
 
         Raises:
@@ -95,7 +97,9 @@ class Socket:
         request_id = str(uuid.uuid4())
         await self.send_frame(type_, data, request_id)
         answer = await self._take(
-            lambda frame: frame.get("request_id") == request_id, f"the answer to {type_}"
+            lambda frame: frame.get("request_id") == request_id,
+            f"the answer to {type_}",
+            timeout_seconds,
         )
         if answer["type"] == "error":
             raise FrameRefused(answer["error"])

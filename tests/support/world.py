@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tests.support.people import Backend, Person, new_id
+from tests.support.people import API, Backend, Person, new_id
+from tests.support.shown_files import upload
+from tests.support.tus import BODY_TYPE, TUS, Upload, begin
+from tests.support.uploads import BOUNDARY, FILE_HEAD, FORM_END
 
 Json = Any  # what json.loads answers
 PASSWORD = "correct horse battery"
@@ -23,6 +26,7 @@ class World:
     foreign_public: Json
     message: Json
     theirs: Json
+    file: Json
     invite: Json
     foreign_invite: Json
     other_session: int
@@ -31,6 +35,8 @@ class World:
     password_token: str
     epoch: str
     public_name: str
+    spare_file: Json
+    uploads: dict[str, Upload]
 
     def path_value(self, operation: str, name: str) -> object:
         """What stands for a path parameter in a good request."""
@@ -38,9 +44,13 @@ class World:
             return self._chat_for(operation)
         if name == "user_id":
             return self._user_for(operation)
+        if name == "token":
+            return self.uploads[operation.partition(" ")[0]].path.rpartition("/")[2]
         values: dict[str, object] = {
             "message_id": self.message["id"],
             "session_id": self.other_session,
+            "file_type": self.spare_file["file_type"],
+            "filename": self.spare_file["filename"],
             "code": self.invite["code"] if "/chats/" in operation else self.foreign_invite["code"],
         }
         return values[name]
@@ -82,6 +92,26 @@ class World:
         }
         return bodies.get(operation)
 
+    def form(self, operation: str) -> dict[str, Any]:
+        """Of a good request that is not JSON, for `Person.call`: headers and body; empty for all others."""
+        bytes_of_tus = {"content": b"bytes", "headers": TUS | {"Content-Type": BODY_TYPE}}
+        offset, override = {"Upload-Offset": "0"}, {"X-HTTP-Method-Override": "PATCH"}
+        match operation:
+            case "POST /files/upload":
+                content = FILE_HEAD + b"a file" + FORM_END
+                kind = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+                return {"content": content, "headers": kind}
+            case "POST /files/tus":
+                return {"headers": TUS | {"Upload-Length": "5"}}
+            case "PATCH /files/tus/{token}":
+                return bytes_of_tus | {"headers": bytes_of_tus["headers"] | offset}
+            case "POST /files/tus/{token}":
+                return bytes_of_tus | {"headers": bytes_of_tus["headers"] | offset | override}
+            case "HEAD /files/tus/{token}" | "DELETE /files/tus/{token}":
+                return {"headers": TUS}
+            case _:
+                return {}
+
     def query(self, operation: str) -> dict[str, object]:
         queries: dict[str, dict[str, object]] = {
             "GET /users/search": {"q": self.public_name[:6]},
@@ -99,6 +129,7 @@ class World:
             "message_id": self.message["id"],
             "message_ids": [self.message["id"]],
             "reply_to_message_id": self.message["id"],
+            "attachments": [self.file["id"]],
             "verification_id": self.verification_id,
             "password_token": self.password_token,
             "password": PASSWORD,
@@ -125,6 +156,7 @@ class World:
             f"/chats/{self.group['id']}/members",
             f"/messages/{self.message['id']}",
             f"/messages/{self.theirs['id']}",
+            self.spare_file["url"].removeprefix(API),
         )
         answers = [await self.anna.call("GET", path) for path in paths]
         return all(answer.is_success for answer in answers)
@@ -163,6 +195,7 @@ async def make_world(backend: Backend) -> World:
         foreign_public=foreign,
         message=message,
         theirs=theirs,
+        file=await upload(anna, "document"),
         invite=await anna.post(f"/chats/{group['id']}/invites", {}, expect=201),
         foreign_invite=await david.post(f"/chats/{foreign['id']}/invites", {}, expect=201),
         other_session=next(item["id"] for item in sessions if item["device_name"] == "Other"),
@@ -171,4 +204,8 @@ async def make_world(backend: Backend) -> World:
         password_token=password_token,
         epoch=socket.hello["epoch"],
         public_name=name,
+        spare_file=await anna.upload(b"a file of my own", name="page.txt"),
+        uploads={
+            method: await begin(anna, 5) for method in ("GET", "HEAD", "PATCH", "POST", "DELETE")
+        },
     )

@@ -104,3 +104,8 @@ def test_what_cannot_run_is_refused_with_its_variable(
         monkeypatch.setenv(name, value)
     faults = list_setting_faults(load_settings())
     assert [fault.split(":")[0] for fault in faults] == [variable]
+
+
+def test_what_a_person_may_send_unless_somebody_says_otherwise() -> None:
+    limits = load_settings(env_file=None).limits
+    assert (limits.sends, limits.sends_per_chat, limits.sends_burst) == (120, 60, 30)

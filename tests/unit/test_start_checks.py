@@ -45,7 +45,22 @@ def names(faults: list[str]) -> list[str]:
     return [fault.partition(":")[0] for fault in faults]
 
 
-@pytest.mark.parametrize("more", [{}, DISTANT])
+BUCKET = {
+    "STORAGE_URL": "s3://files?endpoint=https://s3.internal",
+    "STORAGE_ACCESS_KEY": "key",
+    "STORAGE_SECRET_KEY": "fJ3kq9",
+}
+
+
+TWILIO = {
+    "SMS_PROVIDER": "twilio",
+    "TWILIO_ACCOUNT_SID": "AC1",
+    "TWILIO_AUTH_TOKEN": "9f0c63b1",
+    "TWILIO_FROM": "+15550001111",
+}
+
+
+@pytest.mark.parametrize("more", [{}, DISTANT, BUCKET, TWILIO])
 def test_a_sound_production_starts(monkeypatch: pytest.MonkeyPatch, more: dict[str, str]) -> None:
     assert faults_of(monkeypatch, SOUND | more) == []
 
@@ -89,8 +104,11 @@ def test_everything_that_is_wrong_is_listed_at_once(monkeypatch: pytest.MonkeyPa
         ({"CORS_ORIGINS": "http://app.example.org"}, "CORS_ORIGINS"),
         ({"ALLOWED_ORIGINS": "http://app.example.org"}, "ALLOWED_ORIGINS"),
         ({"TRUSTED_PROXIES": "10.0.0.0/8,::/0"}, "TRUSTED_PROXIES"),
+        ({"TRUSTED_PROXIES": "0.0.0.0/1,128.0.0.0/1"}, "TRUSTED_PROXIES"),
+        ({"TRUSTED_PROXIES": "2000::/3"}, "TRUSTED_PROXIES"),
         ({"PBKDF2_ROUNDS": "599999"}, "PBKDF2_ROUNDS"),
         ({"CODE_HASH_ROUNDS": "9"}, "CODE_HASH_ROUNDS"),
+        ({"TWO_STEP_HASH_ROUNDS": "11"}, "TWO_STEP_HASH_ROUNDS"),
         ({**DISTANT, "DATABASE_URL": "postgresql://u:fJ3kq9@db.internal/n"}, "DATABASE_URL"),
         (
             {**DISTANT, "DATABASE_URL": "postgresql://u:fJ3kq9@10.0.0.7/n?sslmode=require"},
@@ -102,9 +120,20 @@ def test_everything_that_is_wrong_is_listed_at_once(monkeypatch: pytest.MonkeyPa
         ),
         ({**DISTANT, "DATABASE_URL": "postgresql://u:postgres@127.0.0.1/n"}, "DATABASE_URL"),
         ({**DISTANT, "DATABASE_URL": "postgresql://u:pass%77ord1@/n"}, "DATABASE_URL"),
+        ({**DISTANT, "DATABASE_URL": "postgresql://u@/n?password=postgres"}, "DATABASE_URL"),
+        ({**DISTANT, "REDIS_URL": "rediss://r.internal/0?password=redis"}, "REDIS_URL"),
+        ({**BUCKET, "STORAGE_SECRET_KEY": "minioadmin"}, "STORAGE_SECRET_KEY"),
+        ({**TWILIO, "TWILIO_AUTH_TOKEN": "your_token_example"}, "TWILIO_AUTH_TOKEN"),
         ({**DISTANT, "REDIS_URL": "redis://redis.internal:6379/0"}, "REDIS_URL"),
         ({**DISTANT, "REDIS_URL": "rediss://r.internal/0?ssl_cert_reqs=none"}, "REDIS_URL"),
         ({**DISTANT, "REDIS_URL": "rediss://:changeme@r.internal/0"}, "REDIS_URL"),
+        ({**BUCKET, "STORAGE_URL": "s3://files?endpoint=http://s3.internal"}, "STORAGE_URL"),
+        ({**BUCKET, "STORAGE_URL": "https://s3.internal/files"}, "STORAGE_URL"),
+        ({**BUCKET, "STORAGE_ACCESS_KEY": ""}, "STORAGE_ACCESS_KEY"),
+        ({**BUCKET, "STORAGE_SECRET_KEY_FILE": "/proc/nowhere"}, "STORAGE_SECRET_KEY"),
+        ({"CLAMD_ADDRESS": "clamd:3310"}, "CLAMD_ADDRESS"),
+        ({"CLAMD_ADDRESS": "tcp://clamd:3310"}, "CLAMD_ADDRESS"),
+        ({"CLAMD_ADDRESS": "tcp://[::1]", "CLAMD_MAX_SIZE": "none"}, "CLAMD_MAX_SIZE"),
         ({"VAR_DIR": "/proc/nowhere"}, "VAR_DIR"),
         ({"LOG_FILE": "/proc/nowhere/app.log"}, "LOG_FILE"),
         ({"DATABASE_URL": "sqlite:////proc/nowhere/messenger.db"}, "DATABASE_URL"),
@@ -114,7 +143,8 @@ def test_each_fault_is_named(
     monkeypatch: pytest.MonkeyPatch, change: dict[str, str], variable: str
 ) -> None:
     faults = faults_of(monkeypatch, SOUND | change)
-    assert set(names(faults)) - {"TWILIO_AUTH_TOKEN", "TWILIO_FROM"} == {variable}
+    unsaid = {"TWILIO_AUTH_TOKEN", "TWILIO_FROM"} if change == {"SMS_PROVIDER": "twilio"} else set()
+    assert set(names(faults)) - unsaid == {variable}
     assert "fJ3kq9" not in str(faults)
 
 
@@ -130,12 +160,37 @@ def test_each_fault_is_named(
         {"REDIS_URL": "unix:///run/redis.sock"},
         {"CORS_ORIGINS": "https://app.example.org", "ALLOWED_ORIGINS": "http://localhost:3000"},
         {"SMS_HTTP_URL": "http://127.0.0.1:8080/"},
+        {"TRUSTED_PROXIES": "10.0.0.0/8,172.16.0.0/12,fc00::/7,127.0.0.1/32"},
+        {"CLAMD_ADDRESS": "tcp://localhost:3310"},
+        {"CLAMD_ADDRESS": "unix:///run/clamav/clamd.ctl"},
+        {"CLAMD_ADDRESS": "tcp://clamd:3310", "CLAMD_ALLOW_PLAINTEXT": "true"},
+        {**BUCKET, "STORAGE_URL": "s3://files?endpoint=http://[::1]:9000"},
+        {
+            **BUCKET,
+            "STORAGE_URL": "s3://files?endpoint=http://s3.internal",
+            "STORAGE_ALLOW_PLAINTEXT": "true",
+        },
     ],
 )
 def test_what_is_safe_is_not_refused(
     monkeypatch: pytest.MonkeyPatch, change: dict[str, str]
 ) -> None:
     assert faults_of(monkeypatch, SOUND | DISTANT | change) == []
+
+
+@pytest.mark.parametrize(
+    ("is_sealed", "most"), [("true", 52_425_392_128), ("false", 52_428_800_000)]
+)
+def test_no_file_may_be_larger_than_a_bucket_takes(
+    monkeypatch: pytest.MonkeyPatch, is_sealed: str, most: int
+) -> None:
+    """10,000 parts of 5 MiB, with what sealing adds. A directory takes whatever its disk does."""
+    settings = SOUND | {"ENCRYPT_FILES": is_sealed, "MAX_UPLOAD_SIZE": "52428800001"}
+    assert faults_of(monkeypatch, settings) == []
+    [fault] = faults_of(monkeypatch, BUCKET)
+    assert fault.startswith("MAX_UPLOAD_SIZE: what lies in a bucket")
+    assert str(most) in fault
+    assert faults_of(monkeypatch, {"MAX_UPLOAD_SIZE": str(most)}) == []
 
 
 @pytest.mark.parametrize(

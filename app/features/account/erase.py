@@ -4,9 +4,6 @@ Progress lies in what is gone already, so a worker that is killed leaves nothing
 takes its account up as soon as the lease has run out.
 """
 
-import asyncio
-import contextlib
-from collections.abc import AsyncGenerator
 from datetime import datetime, timedelta
 
 import structlog
@@ -15,9 +12,10 @@ from sqlalchemy import delete, select, update
 from app.features.account.delete_account import forget
 from app.features.account.models import ErasureRow
 from app.features.updates.log import lock_scopes
+from app.infra.database.database import LONG_SECONDS
+from app.infra.database.lease import keep_lease
 from app.infra.database.tx import Tx
 from app.infra.services import Services
-from app.kernel.problems import Problem
 from app.kernel.scopes import user_scope
 from app.transport.feature import Job
 from app.transport.personal_data import Leaver, PersonalData
@@ -34,12 +32,18 @@ log = structlog.stdlib.get_logger("app.account")
 
 async def erase_accounts(services: Services) -> None:
     """Work on what is due until nothing is."""
-    while await services.db.read(_is_due):
-        leaver = await services.db.write(_take)
+    while await services.db.read(_is_due, timeout_seconds=LONG_SECONDS):
+        leaver = await services.db.write(_take, timeout_seconds=LONG_SECONDS)
         if leaver is None:
             return
         begun_at = services.clock.now()
-        async with _keep_lease(services, leaver):
+        log.info("erasure_begun", user_id=leaver.user_id)
+        # Whoever else takes it up meanwhile does the same again, which harms nothing.
+        async with keep_lease(
+            services.db,
+            lambda tx, leaver=leaver: _renew(tx, leaver),
+            every_seconds=_RENEWED_EVERY_SECONDS,
+        ):
             for rule in reversed(services.rules.all(PersonalData)):
                 await rule.erase(services, leaver)
         await _end_pass(services, leaver, begun_at)
@@ -70,23 +74,6 @@ async def _renew(tx: Tx, leaver: Leaver) -> None:
     await tx.execute(update(ErasureRow).where(mine).values(due_at=tx.now + _LEASE))
 
 
-@contextlib.asynccontextmanager
-async def _keep_lease(services: Services, leaver: Leaver) -> AsyncGenerator[None]:
-    async def renew() -> None:
-        while True:
-            await asyncio.sleep(_RENEWED_EVERY_SECONDS)
-            # Whoever else takes it up meanwhile does the same again, which harms nothing.
-            with contextlib.suppress(Problem):
-                await services.db.write(lambda tx: _renew(tx, leaver))
-
-    task = asyncio.create_task(renew(), name="keep_lease")
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 async def _end_pass(services: Services, leaver: Leaver, begun_at: datetime) -> None:
     """It is done after a pass that began when nothing could be added any more."""
 
@@ -104,7 +91,7 @@ async def _end_pass(services: Services, leaver: Leaver, begun_at: datetime) -> N
         await tx.execute(delete(ErasureRow).where(mine))
         return True
 
-    if await services.db.write(work):
+    if await services.db.write(work, timeout_seconds=LONG_SECONDS):
         log.info("account_erased", user_id=leaver.user_id)
 
 

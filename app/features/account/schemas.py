@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from app.features.auth.schemas import TwoStep
+from app.features.files.schemas import File
 from app.features.users.schemas import Me, PrivacySettings
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -64,10 +65,28 @@ class ExportedMessage(BaseModel):
     type: str
     text: str | None
     entities: list[dict[str, Any]]
+    attachments: list[File]
     reply_to_message_id: int | None
     first_written_at: Time | None
     created_at: Time
     edited_at: Time | None
+
+
+class ExportedFile(File):
+    """A file of mine; its bytes are read at its `url`, until the account is deleted."""
+
+    created_at: Time
+
+
+class ExportedUpload(BaseModel):
+    """A resumable upload of mine that has not expired. `offset` and `length` in bytes."""
+
+    state: str
+    original_name: str | None
+    offset: int
+    length: int | None
+    created_at: Time
+    expires_at: Time
 
 
 class ExportedEvent(BaseModel):
@@ -81,16 +100,28 @@ class ExportedEvent(BaseModel):
     personal: dict[str, Any]
 
 
+class ExportedAttempt(BaseModel):
+    """That somebody, perhaps I, asked for a code for my number or entered a wrong one."""
+
+    name: str
+    at: Time
+    count: int
+    place: str | None
+
+
 class AccountExport(BaseModel):
     format: Literal[1]
     exported_at: Time
     profile: Me
     privacy: PrivacySettings
     two_step: TwoStep
+    sign_in_attempts: list[ExportedAttempt]
     contacts: list[ExportedContact]
     blocked: list[ExportedBlock]
     lookups: list[ExportedLookups]
     sessions: list[ExportedSession]
     chats: list[ExportedChat]
     messages: list[ExportedMessage]
+    files: list[ExportedFile]
+    uploads: list[ExportedUpload]
     events: list[ExportedEvent]

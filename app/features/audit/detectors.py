@@ -2,7 +2,8 @@
 
 A rule groups events by a source, keeps what they were about for a window, and raises one alert a
 source and window when that is enough. A rule that counts different things has a threshold of at most
-32: a row names no more.
+32: a row names no more. Where a flood has filled the places of single clients the source is a wide
+network; where it has filled those too, only rules without a source see what is counted.
 """
 
 from collections import OrderedDict, deque
@@ -17,6 +18,8 @@ from app.kernel.addresses import network_of
 from app.kernel.ids import UserId
 
 LONGEST: Final = timedelta(hours=1)
+# In the details of a row that stands for more sources than could be told apart.
+FROM_MANY: Final = "from_many"
 _TEN_MINUTES: Final = timedelta(minutes=10)
 # Of one source; beyond it the oldest go, long after the alert was raised.
 _MAX_SIGHTINGS: Final = 2_000
@@ -25,10 +28,11 @@ _MAX_SOURCES: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Whose doing it is; one of the three is given."""
+    """Whose doing it is, or what it is about; one is given, or none where it is everybody's."""
 
     user_id: UserId | None = None
     network: str | None = None
+    phone: str | None = None
     subject: str | None = None
 
 
@@ -52,10 +56,12 @@ class Alert:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """`measure` says how much the sightings of a source are; `threshold` is the least for an alert."""
+    """`measure` says how much the sightings of a source are; `threshold` is the least for an alert.
+    Without `events` it looks at all.
+    """
 
     alert: str
-    events: frozenset[str]
+    events: frozenset[str] | None
     window: timedelta
     threshold: int
     sources: Callable[[RecordedEvent], Iterable[Source]]
@@ -70,6 +76,15 @@ def count_different(sightings: Sequence[Sighting]) -> int:
 
 def add_up(sightings: Sequence[Sighting]) -> int:
     return sum(sighting.weight for sighting in sightings)
+
+
+def count_walked(sightings: Sequence[Sighting]) -> int:
+    """Different ids of one kind in rising or falling order; in any order they count a third each."""
+    return max(count_steps(sightings), count_different(sightings) // _SHUFFLED)
+
+
+# A list that is out of date asks for some that are gone as well, but not for so many.
+_SHUFFLED = 3
 
 
 def count_steps(sightings: Sequence[Sighting]) -> int:
@@ -91,6 +106,17 @@ def count_steps(sightings: Sequence[Sighting]) -> int:
 _MOSTLY = 0.8
 
 
+def count_wrong(sightings: Sequence[Sighting]) -> int:
+    """Wrong codes, if there are many for so many right ones."""
+    wrong = sum(sighting.weight for sighting in sightings if sighting.item == "wrong")
+    right = sum(sighting.weight for sighting in sightings) - wrong
+    return wrong if wrong >= _TYPING_ERRORS * right else 0
+
+
+# Of those who type a code one in some ten mistypes it.
+_TYPING_ERRORS = 0.5
+
+
 def by_network(event: RecordedEvent) -> list[Source]:
     return [Source(network=network_of(event.address))] if event.address else []
 
@@ -100,8 +126,21 @@ def by_person(event: RecordedEvent) -> list[Source]:
     return by_network(event) if event.user_id is None else [Source(user_id=event.user_id)]
 
 
-def by_subject(event: RecordedEvent) -> list[Source]:
-    return [Source(subject=subject) for subject in event.subjects]
+def by_phone(event: RecordedEvent) -> list[Source]:
+    """The number's index; of many numbers together none is named."""
+    if event.details.get(FROM_MANY) is True:
+        return []
+    return [Source(phone=subject) for subject in event.subjects]
+
+
+def by_nobody(event: RecordedEvent) -> list[Source]:
+    """All together."""
+    del event
+    return [Source()]
+
+
+def by_event(event: RecordedEvent) -> list[Source]:
+    return [Source(subject=event.name)]
 
 
 def _subjects(event: RecordedEvent) -> Sequence[str]:
@@ -114,6 +153,14 @@ def _networks(event: RecordedEvent) -> Sequence[str]:
 
 def _once(event: RecordedEvent) -> Sequence[str]:
     return ("",)
+
+
+def _right_or_wrong(event: RecordedEvent) -> Sequence[str]:
+    return ("wrong" if event.name == "sign_in_refused" else "right",)
+
+
+def _joined(event: RecordedEvent) -> int:
+    return 1 if event.details.get(FROM_MANY) is True else 0
 
 
 def _new_numbers(event: RecordedEvent) -> int:
@@ -143,9 +190,19 @@ RULES: Final = (
         events=frozenset({"sign_in_refused", "sign_in_code_asked", "sign_in_code_limited"}),
         window=LONGEST,
         threshold=8,
-        sources=by_subject,
+        sources=by_phone,
         items=_networks,
         measure=count_different,
+    ),
+    # A few wrong codes for each of many phones from each of many networks: nobody's source tells.
+    Rule(
+        alert="alert_spread_guessing",
+        events=frozenset({"sign_in_refused", "signed_in", "second_factor_asked"}),
+        window=LONGEST,
+        threshold=200,
+        sources=by_nobody,
+        items=_right_or_wrong,
+        measure=count_wrong,
     ),
     Rule(
         alert="alert_id_walking",
@@ -154,7 +211,7 @@ RULES: Final = (
         threshold=30,
         sources=by_person,
         items=_subjects,
-        measure=count_steps,
+        measure=count_walked,
     ),
     Rule(
         alert="alert_probing",
@@ -194,6 +251,17 @@ RULES: Final = (
         items=_once,
         measure=add_up,
     ),
+    # Somebody may hide an attack behind a flood: clients of one name are told apart no more.
+    Rule(
+        alert="alert_record_flooded",
+        events=None,
+        window=LONGEST,
+        threshold=1,
+        sources=by_event,
+        items=_once,
+        weigh=_joined,
+        measure=add_up,
+    ),
 )
 
 
@@ -208,7 +276,7 @@ class Detectors:
         """The alerts that this event completes; a source that was told starts anew."""
         alerts: list[Alert] = []
         for rule in self._rules:
-            if event.name in rule.events:
+            if rule.events is None or event.name in rule.events:
                 sources = dict.fromkeys(rule.sources(event))
                 found = (self._look(rule, source, event) for source in sources)
                 alerts += [alert for alert in found if alert is not None]
@@ -246,8 +314,8 @@ def telling_count(event_name: str) -> int:
 _TELLING = {
     name: rule.threshold
     for rule in RULES
-    if rule.sources is not by_subject and rule.alert != "alert_mass_import"
-    for name in rule.events
+    if rule.sources in {by_network, by_person} and rule.alert != "alert_mass_import"
+    for name in rule.events or ()
 }
 _TELLING_ELSE = 32
 

@@ -43,7 +43,7 @@ def install_metrics(app: FastAPI, *, allowed: Sequence[Network]) -> None:
 def _is_allowed(request: Request, allowed: Sequence[Network]) -> bool:
     if any(name in request.headers for name in (*_PROXY_HEADERS, *_STANDARD_HEADERS)):
         return False
-    peer = find_peer(request.scope, ())
+    peer = find_peer(request.scope)
     return peer is not None and any(peer in network for network in allowed)
 
 

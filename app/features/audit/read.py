@@ -33,6 +33,7 @@ class RecordedEvent:
     count: int
     user_id: UserId | None
     session_id: SessionId | None
+    phone_id: int | None
     request_id: str | None
     details: Mapping[str, Detail]
     personal: Mapping[str, Any] = field(repr=False)
@@ -74,8 +75,8 @@ async def open_rows(tx: Tx, keyring: Keyring | None, rows: Sequence[Any]) -> lis
     keys: dict[str, DataKey] = {}
     if keyring is not None:
         sealed = [row for row in rows if row.personal is not None]
-        keys = await keyring.load(tx, {owner_of(row.user_id) for row in sealed})
-    return [_open(row, keys.get(owner_of(row.user_id))) for row in rows]
+        keys = await keyring.load(tx, {owner_of(row.user_id, row.phone_id) for row in sealed})
+    return [_open(row, keys.get(owner_of(row.user_id, row.phone_id))) for row in rows]
 
 
 def _open(row: Any, key: DataKey | None) -> RecordedEvent:
@@ -87,6 +88,7 @@ def _open(row: Any, key: DataKey | None) -> RecordedEvent:
         count=row.count,
         user_id=row.user_id,
         session_id=row.session_id,
+        phone_id=row.phone_id,
         request_id=row.request_id,
         details=_load(row.details.encode()),
         personal=_open_personal(row, key),

@@ -17,14 +17,17 @@ def record(tx: Tx, event: SecurityEvent) -> None:
 
 
 def complete(event: SecurityEvent) -> SecurityEvent:
-    """With the address, the id and the person of the request at hand, where it names none itself."""
+    """With the address, the id, the person and the session of the request at hand, where it names none itself.
+    An event about somebody else than who asks is not of that session.
+    """
     context = current_log_context()
     if context is None:
         return event
     user_id, session_id = event.user_id, event.session_id
     if user_id is None and context.user_id is not None:
         user_id = UserId(context.user_id)
-        session_id = None if context.session_id is None else SessionId(context.session_id)
+    if session_id is None and user_id == context.user_id and context.session_id is not None:
+        session_id = SessionId(context.session_id)
     return replace(
         event,
         user_id=user_id,

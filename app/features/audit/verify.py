@@ -1,5 +1,8 @@
 """Verify the chain: finds an edit, a deletion, an insertion, and a tail that was cut off.
 
+A row that was put into the queue from outside is in the chain like any other, but without the MAC of a
+server. Rows from before there were MACs have none: all that stand before the first one that has.
+
 What nobody can find from inside is a chain that was written anew from some row on, together with the
 last link in `server_state`: against that a head that was kept elsewhere is looked up in the chain.
 """
@@ -17,11 +20,14 @@ from app.features.audit.chain import (
     HEAD_NAME,
     START,
     Link,
+    is_genuine,
+    mac_key,
     next_link,
     read_link,
 )
 from app.features.audit.models import AuditEventRow
-from app.infra.database.database import Database
+from app.infra.cipher.keyring import Keyring
+from app.infra.database.database import LONG_SECONDS, SCAN_SECONDS, Database
 from app.infra.database.tx import Tx
 
 PRUNED = "audit_pruned"
@@ -44,30 +50,38 @@ class Verdict:
             self.faults.append(fault)
 
 
-async def verify_chain(db: Database, *, kept_head: str | None = None) -> Verdict:
+async def verify_chain(db: Database, keyring: Keyring, *, kept_head: str | None = None) -> Verdict:
     """Walk the whole chain. `kept_head`: a hash, or `seq:hash`, from the log or wherever it was kept."""
-    verdict = await _walk(db, kept_head)
+    key = mac_key(keyring)
+    verdict = await _walk(db, key, kept_head)
     # Retention, which deletes rows while they are read, leaves a younger checkpoint: look again.
     if await _read_checkpoint(db) != verdict.checkpoint:
-        verdict = await _walk(db, kept_head)
+        verdict = await _walk(db, key, kept_head)
     await _look_beyond(db, verdict)
     return verdict
 
 
 async def _read_checkpoint(db: Database) -> Link:
-    return await db.read(lambda tx: read_link(tx, CHECKPOINT_NAME))
+    return await db.read(lambda tx: read_link(tx, CHECKPOINT_NAME), timeout_seconds=LONG_SECONDS)
 
 
-async def _walk(db: Database, kept_head: str | None) -> Verdict:
-    checkpoint = await db.read(lambda tx: read_link(tx, CHECKPOINT_NAME))
-    head = await db.read(lambda tx: read_link(tx, HEAD_NAME))
+async def _read_ends(tx: Tx) -> tuple[Link, Link]:
+    """The checkpoint first: what is chained meanwhile is behind the head."""
+    return await read_link(tx, CHECKPOINT_NAME), await read_link(tx, HEAD_NAME)
+
+
+async def _walk(db: Database, key: bytes, kept_head: str | None) -> Verdict:
+    checkpoint, head = await db.read(_read_ends, timeout_seconds=LONG_SECONDS)
     verdict = Verdict(checkpoint, head)
     seen = _Seen(kept_head, is_checkpoint_recorded=checkpoint == START)
     seen.look_at_link(checkpoint)
     last = checkpoint
-    while page := await db.read(lambda tx, after=last.seq: _read_page(tx, after, head.seq)):
+    while page := await db.read(
+        lambda tx, after=last.seq: _read_page(tx, after, head.seq), timeout_seconds=LONG_SECONDS
+    ):
         for row in page:
             last = _check(verdict, last, row)
+            seen.look_at_mac(verdict, key, row)
             seen.look_at(row, checkpoint)
     if last != head:
         verdict.blame(
@@ -94,6 +108,13 @@ class _Seen:
             self.kept_seq = int(seq) if seq.isdecimal() else -1
         self.is_kept_head_found = False
         self.is_checkpoint_recorded = is_checkpoint_recorded
+        self.is_keyed = False
+
+    def look_at_mac(self, verdict: Verdict, key: bytes, row: Any) -> None:
+        if is_genuine(key, row):
+            self.is_keyed = True
+        elif self.is_keyed or row.mac is not None:
+            verdict.blame(f"Row {row.seq} ({row.name}) was written by none of our servers")
 
     def look_at_link(self, link: Link) -> None:
         if link.hash.hex() == self.kept_hash and self.kept_seq in {None, link.seq}:
@@ -141,7 +162,7 @@ async def _look_beyond(db: Database, verdict: Verdict) -> None:
         verdict.queued = queued or 0
         return newest or 0, now.seq
 
-    newest, now = await db.read(work)
+    newest, now = await db.read(work, timeout_seconds=SCAN_SECONDS)
     if newest > max(now, verdict.head.seq):
         verdict.blame(f"Rows after {max(now, verdict.head.seq)} were put in from outside")
 

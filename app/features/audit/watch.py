@@ -90,7 +90,7 @@ async def _raise(tx: Tx, keyring: Keyring, alert: Alert, cause: RecordedEvent) -
         return
     wanted = Filter(name=alert.name, user_id=alert.source.user_id, since=tx.now - window)
     before = await list_newest(tx, keyring, wanted, limit=_MAX_ALERTS)
-    if any(_source_of(event) == alert.source for event in before):
+    if any((event.name, _source_of(event)) == (alert.name, alert.source) for event in before):
         return
     source = alert.source
     record(
@@ -101,7 +101,8 @@ async def _raise(tx: Tx, keyring: Keyring, alert: Alert, cause: RecordedEvent) -
             cause.session_id if source.user_id is not None else None,
             details={"seen": alert.seen, "cause": cause.name},
             subject=source.subject,
-            address=source.network or cause.address,
+            phone_index=_index_of(source),
+            address=None if source == Source() else source.network or cause.address,
             request_id=cause.request_id,
         ),
     )
@@ -110,15 +111,22 @@ async def _raise(tx: Tx, keyring: Keyring, alert: Alert, cause: RecordedEvent) -
 def _is_raised_in(tx: Tx, alert: Alert) -> bool:
     source = alert.source
     return any(
-        (event.name, event.user_id, event.subject) == (alert.name, source.user_id, source.subject)
+        (event.name, event.user_id, event.subject, event.phone_index)
+        == (alert.name, source.user_id, source.subject, _index_of(source))
         and (source.network is None or event.address == source.network)
         for event in tx.security_events
     )
 
 
+def _index_of(source: Source) -> bytes | None:
+    return None if source.phone is None else bytes.fromhex(source.phone)
+
+
 def _source_of(event: RecordedEvent) -> Source:
     if event.user_id is not None:
         return Source(user_id=event.user_id)
+    if event.phone_id is not None:
+        return Source(phone=next(iter(event.subjects), None))
     if event.subjects:
         return Source(subject=event.subjects[0])
     return Source(network=network_of(event.address) if event.address else None)

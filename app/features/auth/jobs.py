@@ -1,8 +1,8 @@
 """Background work: forget codes, half-done sign-ins and tries."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import delete, or_, update
+from sqlalchemy import ColumnElement, and_, or_, update
 
 from app.features.auth import tries
 from app.features.auth.limits import KNOWN_FOR
@@ -12,6 +12,8 @@ from app.features.auth.models import (
     SecondFactorRow,
     VerificationRow,
 )
+from app.infra.database.database import LONG_SECONDS, Database
+from app.infra.database.prune import prune_rows
 from app.infra.database.tx import Tx
 from app.infra.services import Services
 from app.transport.feature import Job
@@ -21,28 +23,41 @@ _MEMORY = timedelta(days=2)
 
 
 async def prune_codes(services: Services) -> None:
-    await services.db.write(_prune)
+    await forget_codes(services.db)
+
+
+async def forget_codes(db: Database) -> None:
+    await prune_rows(db, VerificationRow, _is_code_over)
 
 
 async def prune_factor(services: Services) -> None:
-    await services.db.write(_prune_factor)
+    await forget_tries(services.db)
 
 
-async def _prune(tx: Tx) -> None:
-    is_old = VerificationRow.created_at < tx.now - _MEMORY
-    is_ancient = VerificationRow.created_at < tx.now - KNOWN_FOR
-    await tx.execute(
-        delete(VerificationRow).where(is_old, or_(VerificationRow.used_at.is_(None), is_ancient))
-    )
+async def forget_tries(db: Database) -> None:
+    """And sign-ins that were left half done, and apps that were never confirmed."""
+    await prune_rows(db, PasswordTokenRow, lambda now: PasswordTokenRow.expires_at <= now)
+    await prune_rows(db, FactorTryRow, _is_try_over)
+    await end_pending(db)
 
 
-async def _prune_factor(tx: Tx) -> None:
-    await tx.execute(delete(PasswordTokenRow).where(PasswordTokenRow.expires_at <= tx.now))
-    is_old = FactorTryRow.created_at < tx.now - _MEMORY
-    is_ancient = FactorTryRow.created_at < tx.now - tries.KNOWN_FOR
-    await tx.execute(
-        delete(FactorTryRow).where(is_old, or_(FactorTryRow.was_right.is_(False), is_ancient))
-    )
+async def end_pending(db: Database) -> None:
+    await db.write(_end_pending, timeout_seconds=LONG_SECONDS)
+
+
+def _is_code_over(now: datetime) -> ColumnElement[bool]:
+    row = VerificationRow
+    is_ancient = row.created_at < now - KNOWN_FOR
+    return and_(row.created_at < now - _MEMORY, or_(row.used_at.is_(None), is_ancient))
+
+
+def _is_try_over(now: datetime) -> ColumnElement[bool]:
+    row = FactorTryRow
+    is_ancient = row.created_at < now - tries.KNOWN_FOR
+    return and_(row.created_at < now - _MEMORY, or_(row.was_right.is_(False), is_ancient))
+
+
+async def _end_pending(tx: Tx) -> None:
     await tx.execute(
         update(SecondFactorRow)
         .where(SecondFactorRow.pending_until <= tx.now)

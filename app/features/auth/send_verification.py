@@ -1,6 +1,7 @@
 """Send a sign-in code. Nothing here asks whether the phone has an account, so nothing can tell."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -21,16 +22,22 @@ from app.features.auth.phones import number_range, read_sign_in_phone
 from app.infra.cipher.blind_index import BlindIndex
 from app.infra.cipher.keyring import SERVER_KEY, Keyring
 from app.infra.database.database import Database
+from app.infra.database.errors import DatabaseUnavailable
 from app.infra.database.tx import Tx
+from app.infra.deadline import ANSWER_SECONDS, current_call, seconds_left
 from app.infra.limits.port import Limiter
 from app.infra.sms.port import SmsSender, SmsUnavailable
 from app.kernel.addresses import network_of
 from app.kernel.events import EventSink, SecurityEvent
-from app.kernel.problems import RateLimited
+from app.kernel.problems import RateLimited, Unavailable
 from app.settings import SmsSettings
 
 CODE_LIFETIME = timedelta(minutes=5)
 PHONE_PLACE = ("phone_verifications", "phone")
+# What is left for our own work once the provider has answered, or has not.
+_REST_SECONDS = 0.5
+# With a smaller share of SMS_TIMEOUT left a code is not sent at all: it would cost, and ring, and be refused.
+_LEAST_SHARE = 0.125
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,9 @@ async def send_verification(
         PhoneInvalid, PhoneNotSupported: see `read_sign_in_phone`.
         RateLimited: see `take_quota` and `take_budget`.
         SmsUnavailable: the provider failed or was too slow.
+        Unavailable: hashing_busy, database_unavailable
     """
+    _allow_for(limits)
     e164 = read_sign_in_phone(phone)
     asker = Asker(
         index.phone(e164),
@@ -79,24 +88,26 @@ async def send_verification(
 
     async def begin(tx: Tx) -> tuple[int, list[Quota]]:
         quotas = await take_quota(tx, limits, asker=asker)
-        record(tx, SecurityEvent("sign_in_code_asked", subject=asker.phone_index.hex()))
+        record(tx, SecurityEvent("sign_in_code_asked", phone_index=asker.phone_index))
         return await _insert(tx, keyring, asker, verification_id, e164), quotas
 
     try:
         row_id, quotas = await db.write(begin)
     except RateLimited as problem:
-        events.record(SecurityEvent("sign_in_code_limited", subject=asker.phone_index.hex()))
+        events.record(SecurityEvent("sign_in_code_limited", phone_index=asker.phone_index))
         problem.is_recorded = True
         raise
     try:
         if not is_known_caller(quotas):
             await take_budget(limiter, limits, phone=e164)
         code_hash = await hasher.hash(verification_id, code)
-        await _send(sms, e164, code, seconds=limits.timeout_seconds)
-    except (RateLimited, SmsUnavailable) as refusal:
-        await db.write(lambda tx: _mark_failed(tx, row_id))
+        await _send(sms, limits, e164, code)
+    except (RateLimited, Unavailable) as refusal:
+        # Whoever asked is not kept waiting for it.
+        with contextlib.suppress(DatabaseUnavailable):
+            await db.write(lambda tx: _mark_failed(tx, row_id))
         if isinstance(refusal, RateLimited):
-            events.record(SecurityEvent("sign_in_budget_spent", subject=asker.phone_index.hex()))
+            events.record(SecurityEvent("sign_in_budget_spent", phone_index=asker.phone_index))
             refusal.is_recorded = True
         raise
     await db.write(lambda tx: _arm(tx, asker, row_id, code_hash))
@@ -133,8 +144,18 @@ async def _insert(tx: Tx, keyring: Keyring, asker: Asker, verification_id: str, 
     return row_id
 
 
-async def _send(sms: SmsSender, phone: str, code: str, *, seconds: float) -> None:
+def _allow_for(limits: SmsSettings) -> None:
+    """Whoever allows the provider more than a call usually takes allows this call more."""
+    call = current_call()
+    if call is not None:
+        call.postpone(max(0.0, limits.timeout_seconds + _REST_SECONDS - ANSWER_SECONDS))
+
+
+async def _send(sms: SmsSender, limits: SmsSettings, phone: str, code: str) -> None:
     text = f"{code} is your sign-in code. Give it to nobody, whoever asks."
+    seconds = min(limits.timeout_seconds, seconds_left() - _REST_SECONDS)
+    if seconds < limits.timeout_seconds * _LEAST_SHARE:
+        raise SmsUnavailable
     try:
         async with asyncio.timeout(seconds):
             await sms.send(phone, code=code, text=text)

@@ -17,6 +17,7 @@ from app.features.sessions.revocations import RevocationList
 from app.features.updates.log import lock_scopes
 from app.features.users.create import create_user, find_user_by_phone
 from app.features.users.me import load_me
+from app.features.users.people import has_phone
 from app.features.users.views import MeView
 from app.infra.cipher.blind_index import BlindIndex
 from app.infra.cipher.keyring import SERVER_KEY, Keyring
@@ -95,15 +96,18 @@ async def verify_code(
     _check_names(attempt)
     counted = await db.write(lambda tx: take_code_try(tx, keyring, attempt.verification_id))
     if not await hasher.matches(attempt.verification_id, attempt.code, counted.code_hash):
-        subject = index.phone(counted.phone).hex()
-        details = {"verification": counted.row_id}
-        events.record(SecurityEvent("sign_in_refused", details=details, subject=subject))
+        # Which code it was would lead to the number when the rest of the event is forgotten.
+        about = {"verification": str(counted.row_id)}
+        phone_index = index.phone(counted.phone)
+        events.record(SecurityEvent("sign_in_refused", personal=about, phone_index=phone_index))
         raise CodeInvalid(attempts_left=counted.attempts_left)
 
     async def work(tx: Tx) -> SignedIn | HalfSignedIn:
         phone = counted.phone
         await use_code(tx, index, row_id=counted.row_id, phone=phone)
         known = await find_user_by_phone(tx, index, phone)
+        if known is not None and not await has_phone(tx, keyring, known, phone):
+            raise CodeExpired
         user_id = known or await _sign_up(tx, keyring, index, phone=phone, attempt=attempt)
         log = await lock_scopes(tx, [user_scope(user_id)])
         factor = await load_factor(tx, keyring, user_id)

@@ -58,7 +58,8 @@ async def add_members(
         if coming:
             await admit(change, actor.chat, coming, action="members_added")
         inside = sorted({*present, *coming})
-        views = await load_members(tx, tools.keyring, [(chat_id, user_id) for user_id in inside])
+        pairs = [(chat_id, user_id) for user_id in inside]
+        views = await load_members(tx, tools.keyring, pairs, viewer=actor_id)
         return Added(
             members=list(views.values()),
             not_added=[user_id for user_id in asked if user_id not in inside],

@@ -37,6 +37,7 @@ from app.features.chats.policy import (
     default_admin_rights,
     may_add_members,
     may_ban,
+    may_ban_outsiders,
     may_demote,
     may_hand_over,
     may_list_members,
@@ -104,7 +105,7 @@ async def change_member(
         log = await lock_people(tx, actor.chat, [user_id, actor_id])
         change = Change(tx=tx, log=log, tools=tools, actor_id=actor_id)
         await _apply(change, actor, target, wanted)
-        views = await load_members(tx, tools.keyring, [(chat_id, user_id)])
+        views = await load_members(tx, tools.keyring, [(chat_id, user_id)], viewer=actor_id)
         return views[chat_id, user_id]
 
     return await db.write(work)
@@ -124,7 +125,7 @@ async def _make_outsider(tx: Tx, actor: Membership, user_id: UserId, role: Role)
     await require_user(tx, user_id)
     if role is not Role.BANNED:
         raise MemberNotFound
-    require(Permission.BAN_MEMBERS in actor.rights)
+    require(may_ban_outsiders(actor))
     row = joining_row(tx, actor.chat.id, user_id, seq=0, role=Role.LEFT)
     await write_participants(tx, [row])
     return (await load_chat_memberships(tx, actor.chat.id, [user_id]))[user_id]

@@ -19,16 +19,18 @@ from app.features.chats.queries import (
     change_participant,
     find_count_times,
     find_full,
+    find_photo_id,
     find_restrictions,
     list_admin_ids,
     write_joined,
 )
 from app.features.chats.rules import ServiceAction, write_service_message
+from app.features.files.photos import change_photo
 from app.features.updates.log import ScopeLog, lock_scopes
 from app.infra.cipher.keyring import Keyring
 from app.infra.database.tx import Tx
 from app.infra.services import Services
-from app.kernel.ids import ChatId, UserId
+from app.kernel.ids import ChatId, FileId, UserId
 from app.kernel.rules import Rules
 from app.kernel.scopes import chat_scope, user_scope
 
@@ -248,6 +250,25 @@ async def write_service(
         action=action,
         user_ids=user_ids,
     )
+
+
+async def show_photo(change: Change, chat_id: ChatId, file_id: FileId | None) -> None:
+    """An upload of whoever acts; None: no photo any more.
+
+    Raises:
+        file_not_found, photo_invalid
+    """
+    shown = await find_photo_id(change.tx, chat_id)
+    await change_photo(
+        change.tx,
+        change.tools.keyring,
+        kind="chat",
+        subject_id=chat_id,
+        owner_id=change.actor_id,
+        shown=shown,
+        wanted=file_id,
+    )
+    await change_chat(change.tx, chat_id, {"photo_id": file_id})
 
 
 async def reload(change: Change, chat_id: ChatId, user_id: UserId) -> Membership:

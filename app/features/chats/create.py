@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.features.chats.access import find_membership, make_pair_key, require
-from app.features.chats.changes import Change, Tools, check_room, joining_row, write_service
+from app.features.chats.changes import (
+    Change,
+    Tools,
+    check_room,
+    joining_row,
+    show_photo,
+    write_service,
+)
 from app.features.chats.errors import ChatFull, ChatInvalid, ChatNotFound, TooManyChats
 from app.features.chats.limits import MAX_DESCRIPTION_LENGTH, MAX_TITLE_LENGTH
 from app.features.chats.models import ChatRow
@@ -34,7 +41,7 @@ from app.features.users.errors import UsernameTaken, UserNotFound
 from app.infra.cipher.keyring import chat_key
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
-from app.kernel.ids import ChatId, MessageId, UserId
+from app.kernel.ids import ChatId, FileId, MessageId, UserId
 from app.kernel.problems import FieldError
 from app.kernel.scopes import chat_scope, user_scope
 from app.kernel.text import check_username, clean_about, clean_name
@@ -50,6 +57,7 @@ class NewChat:
     username: str | None = None
     member_ids: tuple[UserId, ...] = ()
     history_visible: bool | None = None
+    photo_id: FileId | None = None
 
 
 async def create_private_chat(
@@ -88,7 +96,8 @@ async def create_chat(db: Database, tools: Tools, *, owner_id: UserId, new: NewC
 
     Raises:
         user_not_found: one of the members does not exist.
-        name_invalid, text_invalid, username_invalid, username_taken, chat_invalid, chat_full, too_many_chats
+        name_invalid, text_invalid, username_invalid, username_taken, chat_invalid, chat_full, too_many_chats,
+        file_not_found, photo_invalid
     """
     clean_name(new.title, field="title", max_length=MAX_TITLE_LENGTH)
     if new.description is not None:
@@ -127,6 +136,8 @@ async def create_chat(db: Database, tools: Tools, *, owner_id: UserId, new: NewC
         members = sorted(allowed - await find_full(tx, sorted(allowed)))
         if len(members) + 1 > tools.max_members:
             raise ChatFull
+        if new.photo_id is not None:
+            await show_photo(change, chat.id, new.photo_id)
         await _bring_in(change, chat, owner_id, members)
         return chat.id
 

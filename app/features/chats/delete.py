@@ -1,5 +1,6 @@
 """Deleting chats: a group or channel for all by its owner, a private chat for oneself or for both."""
 
+from app.features.audit.record import record
 from app.features.chats.access import get_membership, require
 from app.features.chats.changes import Tools, lock_chat, lock_people
 from app.features.chats.errors import ChatNotFound
@@ -12,10 +13,12 @@ from app.features.chats.queries import (
     list_participant_ids,
 )
 from app.features.chats.rules import erase_messages, erase_plain
+from app.features.files.uses import remove_uses
 from app.features.updates.log import ScopeLog
 from app.infra.cipher.keyring import chat_key
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
+from app.kernel.events import SecurityEvent
 from app.kernel.ids import ChatId, MessageId, UserId
 from app.kernel.scopes import chat_scope, user_scope
 
@@ -37,10 +40,13 @@ async def delete_chat(
         log = await lock_chat(tx, chat_id)
         membership = await get_membership(tx, user_id, chat_id)
         require(may_delete_chat(membership))
-        if membership.chat.type is ChatType.PRIVATE:
+        is_private = membership.chat.type is ChatType.PRIVATE
+        if is_private:
             await _clear(tx, tools, membership, for_everyone=for_everyone)
-            return
-        await dissolve(tx, tools, log, chat_id)
+        else:
+            await dissolve(tx, tools, log, chat_id)
+        if for_everyone or not is_private:
+            record(tx, SecurityEvent("chat_deleted", user_id, details={"chat_id": chat_id}))
 
     await db.write(work)
 
@@ -50,8 +56,15 @@ async def dissolve(tx: Tx, tools: Tools, log: ScopeLog, chat_id: ChatId) -> None
     await change_chat(
         tx,
         chat_id,
-        {"deleted_at": tx.now, "username": None, "title": None, "description": None},
+        {
+            "deleted_at": tx.now,
+            "username": None,
+            "title": None,
+            "description": None,
+            "photo_id": None,
+        },
     )
+    await remove_uses(tx, "chat", [chat_id])
     await free_username(tx, chat_id)
     await tools.keyring.destroy(tx, [chat_key(chat_id)])
     await erase_plain(tools.rules, tx, chat_id=chat_id)

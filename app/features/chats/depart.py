@@ -7,6 +7,7 @@ from app.features.chats.changes import (
     dismiss,
     lock_chat,
     lock_people,
+    show_photo,
     tell_rights,
     write_service,
 )
@@ -19,6 +20,7 @@ from app.features.chats.queries import (
     find_successor,
     list_participant_ids,
 )
+from app.features.files.photos import shows_upload_of
 from app.infra.cipher.keyring import chat_key
 from app.infra.database.tx import Tx
 from app.kernel.ids import ChatId, MessageId, UserId
@@ -49,6 +51,16 @@ async def depart(
     if heir is not None:
         membership = await _hand_over(change, membership, heir)
     await dismiss(change, membership, reason="left")
+
+
+async def take_photo_down(tx: Tx, tools: Tools, *, chat_id: ChatId, owner_id: UserId) -> None:
+    """Show no photo any more that `owner_id` uploaded; nothing if another one is shown by now."""
+    log = await lock_chat(tx, chat_id)
+    if not await shows_upload_of(tx, "chat", chat_id, owner_id=owner_id):
+        return
+    change = Change(tx=tx, log=log, tools=tools, actor_id=owner_id)
+    await show_photo(change, chat_id, None)
+    log.append(chat_scope(chat_id), "chat_updated", subject_id=chat_id)
 
 
 async def _hand_over(change: Change, owner: Membership, heir: UserId) -> Membership:

@@ -4,6 +4,7 @@ from app.features.chats.acquaintances import ChatAcquaintances
 from app.features.chats.door import MembersDoor
 from app.features.chats.jobs import JOBS
 from app.features.chats.personal_data import ChatsPersonalData
+from app.features.chats.photos import ChatPhotos
 from app.features.chats.routes import invites_router, router
 from app.features.chats.updates import (
     fill_chat_deleted,
@@ -12,6 +13,7 @@ from app.features.chats.updates import (
     fill_members_changed,
     fill_own_members_changed,
 )
+from app.features.files.rules import FileAudience
 from app.features.sessions.rules import ChatDoor
 from app.features.users.rules import AcquaintanceRule
 from app.kernel.scopes import ScopeKind
@@ -33,5 +35,6 @@ FEATURE = Feature(
         Rule(PersonalData, ChatsPersonalData()),
         Rule(AcquaintanceRule, ChatAcquaintances()),
         Rule(ChatDoor, MembersDoor()),
+        Rule(FileAudience, ChatPhotos()),
     ),
 )

@@ -1,9 +1,9 @@
 """Joining a public group or channel."""
 
-from app.features.chats.access import find_any_membership, find_chat
+from app.features.chats.access import find_any_membership, find_chat, require
 from app.features.chats.changes import Change, Tools, admit, check_room, lock_chat, lock_people
-from app.features.chats.errors import ChatForbidden, ChatNotFound
-from app.features.chats.policy import ChatFacts, Role
+from app.features.chats.errors import ChatNotFound
+from app.features.chats.policy import ChatFacts, may_come_in
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.kernel.ids import ChatId, UserId
@@ -26,8 +26,7 @@ async def join_chat(db: Database, tools: Tools, *, user_id: UserId, chat_id: Cha
             return
         if chat is None or not chat.is_public:
             raise ChatNotFound
-        if membership is not None and membership.role is Role.BANNED:
-            raise ChatForbidden
+        require(may_come_in(membership))
         await come_in(tx, tools, chat, user_id)
 
     await db.write(work)

@@ -1,11 +1,11 @@
 """Joining by an invite link. Its limit is exact: uses are counted under the lock of the chat."""
 
-from app.features.chats.access import find_any_membership, find_chat
+from app.features.chats.access import find_any_membership, find_chat, require
 from app.features.chats.changes import Tools, lock_chat
-from app.features.chats.errors import ChatForbidden, InviteNotFound
+from app.features.chats.errors import InviteNotFound
 from app.features.chats.invites import is_usable
 from app.features.chats.join import come_in
-from app.features.chats.policy import Role
+from app.features.chats.policy import may_come_in
 from app.features.chats.queries import count_use, find_invite
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
@@ -35,8 +35,7 @@ async def join_by_invite(db: Database, tools: Tools, *, user_id: UserId, code: s
             return chat.id
         if not is_usable(invite, now=tx.now):
             raise InviteNotFound
-        if membership is not None and membership.role is Role.BANNED:
-            raise ChatForbidden
+        require(may_come_in(membership))
         await count_use(tx, invite.id)
         await come_in(tx, tools, chat, user_id)
         return chat.id

@@ -52,6 +52,6 @@ async def list_chat_members(
         page = rows[:limit]
         more = cursors.encode(purpose, [page[-1].user_id]) if len(rows) > limit else None
         shown = [member for member in page if member.role in roles]
-        return await render_members(tx, keyring, shown), more
+        return await render_members(tx, keyring, shown, viewer=viewer), more
 
     return await db.read(work)

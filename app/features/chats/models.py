@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.infra.cipher.places import sealed
 from app.infra.database.columns import BigId
 from app.infra.database.tables import Row
-from app.kernel.ids import ChatId, MessageId, UserId
+from app.kernel.ids import ChatId, FileId, MessageId, UserId
 
 # SQLite uses a partial index only for a query that says the same words, or compares the column.
 _IS_ADMIN = text("role IN ('owner', 'admin')")
@@ -47,6 +47,8 @@ class ChatRow(Row):
     history_visible: Mapped[bool]
     owner_id: Mapped[UserId | None] = mapped_column(BigInteger, ForeignKey("users.id"))
     pair_key: Mapped[str | None]
+    # As `users.photo_id`.
+    photo_id: Mapped[FileId | None] = mapped_column(BigInteger)
     members_count: Mapped[int]
     count_told_at: Mapped[datetime | None]
     count_due_at: Mapped[datetime | None]

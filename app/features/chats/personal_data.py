@@ -11,11 +11,13 @@ from app.features.chats.access import (
     membership_from_row,
 )
 from app.features.chats.changes import Tools
-from app.features.chats.depart import depart
+from app.features.chats.depart import depart, take_photo_down
 from app.features.chats.models import ChatRow, ParticipantRow
 from app.features.chats.queries import CHAT_REVISION
 from app.features.chats.render import open_field
+from app.features.files.photos import list_shown
 from app.infra.cipher.keyring import Keyring, chat_key
+from app.infra.database.database import LONG_SECONDS
 from app.infra.database.tx import Tx
 from app.infra.services import Services
 from app.kernel.clock import format_time
@@ -32,12 +34,15 @@ class ChatsPersonalData:
         """Nothing at once: others must be told, chat by chat."""
 
     async def erase(self, services: Services, leaver: Leaver) -> None:
-        """Out of every chat, each in a transaction of its own."""
+        """Out of every chat, each in a transaction of its own; before that what they uploaded as its photo."""
         tools = Tools.of(services)
+        if not leaver.keep_messages:
+            await _take_photos_down(services, tools, leaver.user_id)
         after = ChatId(0)
         while True:
             chat_ids = await services.db.read(
-                lambda tx, after=after: _list_current(tx, leaver.user_id, after)
+                lambda tx, after=after: _list_current(tx, leaver.user_id, after),
+                timeout_seconds=LONG_SECONDS,
             )
             for chat_id in chat_ids:
                 await services.db.write(
@@ -47,7 +52,8 @@ class ChatsPersonalData:
                         user_id=leaver.user_id,
                         chat_id=chat_id,
                         keep_messages=leaver.keep_messages,
-                    )
+                    ),
+                    timeout_seconds=LONG_SECONDS,
                 )
             if len(chat_ids) < _BATCH:
                 return
@@ -57,6 +63,20 @@ class ChatsPersonalData:
         """My memberships, past ones too: of a chat that I am not in any more only that I was in it."""
         pages = in_pages(services.db, lambda tx, after: _page(tx, services.keyring, user_id, after))
         return [Section("chats", pages)]
+
+
+async def _take_photos_down(services: Services, tools: Tools, user_id: UserId) -> None:
+    while chat_ids := await services.db.read(
+        lambda tx: list_shown(tx, "chat", owner_id=user_id, limit=_BATCH),
+        timeout_seconds=LONG_SECONDS,
+    ):
+        for chat_id in chat_ids:
+            await services.db.write(
+                lambda tx, chat_id=chat_id: take_photo_down(
+                    tx, tools, chat_id=ChatId(chat_id), owner_id=user_id
+                ),
+                timeout_seconds=LONG_SECONDS,
+            )
 
 
 async def _page(tx: Tx, keyring: Keyring, user_id: UserId, after: int) -> Page:

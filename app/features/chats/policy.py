@@ -1,6 +1,6 @@
 """Who may do what in a chat: pure rules over roles, rights and the chat's type. Nobody grants what they lack."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntFlag, StrEnum
@@ -232,10 +232,43 @@ def may_set_history(membership: Membership) -> bool:
     return membership.role in {Role.OWNER, Role.ADMIN} and may_change_info(membership)
 
 
+def may_update(
+    membership: Membership, fields: Iterable[str], *, permissions: Permission | None = None
+) -> bool:
+    """Change these fields of a group or channel, each by its own rule; a field without a rule is nobody's.
+
+    `permissions`: what plain members are to have. Whoever gives one to them all must have it: nobody grants
+    what they lack.
+    """
+    given = NONE if permissions is None else permissions & ~membership.chat.permissions
+    return (
+        membership.chat.type is not ChatType.PRIVATE
+        and all(
+            field in _RULES_OF_FIELDS and _RULES_OF_FIELDS[field](membership) for field in fields
+        )
+        and given in membership.rights
+    )
+
+
+_RULES_OF_FIELDS: Mapping[str, Callable[[Membership], bool]] = {
+    "title": may_change_info,
+    "description": may_change_info,
+    "photo": may_change_info,
+    "username": may_make_public,
+    "permissions": may_set_permissions,
+    "history_visible": may_set_history,
+}
+
+
 def may_delete_chat(membership: Membership) -> bool:
     return membership.role is Role.OWNER or (
         membership.chat.type is ChatType.PRIVATE and membership.is_current
     )
+
+
+def may_come_in(past: Membership | None) -> bool:
+    """Join a chat that is open to them, as someone who is not in it; `past`: None for who never was."""
+    return past is None or past.role is not Role.BANNED
 
 
 def may_list_members(membership: Membership) -> bool:
@@ -310,6 +343,11 @@ def may_restrict(actor: Membership, target: Membership, *, granted: Permission) 
         and may_ban(actor, target)
         and granted in actor.rights
     )
+
+
+def may_ban_outsiders(actor: Membership) -> bool:
+    """Ban somebody who never was in the chat."""
+    return actor.chat.type is not ChatType.PRIVATE and Permission.BAN_MEMBERS in actor.rights
 
 
 def may_ban(actor: Membership, target: Membership) -> bool:

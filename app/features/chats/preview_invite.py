@@ -2,12 +2,13 @@
 
 from typing import TypedDict
 
-from app.features.chats.access import find_any_membership
-from app.features.chats.errors import ChatForbidden, InviteNotFound
+from app.features.chats.access import find_any_membership, require
+from app.features.chats.errors import InviteNotFound
 from app.features.chats.invites import is_usable
-from app.features.chats.policy import Role
+from app.features.chats.policy import may_come_in
 from app.features.chats.queries import find_invite
 from app.features.chats.render import load_chats
+from app.features.files.photos import PhotoOutline, PhotoView, outline
 from app.infra.cipher.keyring import Keyring
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
@@ -16,14 +17,16 @@ from app.kernel.ids import UserId
 
 
 class PreviewedChat(TypedDict):
-    """As much of a chat as an invited person sees before joining."""
+    """As much of a chat as an invited person sees before joining. Whether a file may be read does not depend
+    on a link that the reader holds: of the photo of a private chat they see the outline.
+    """
 
     id: int
     type: str
     title: str | None
     description: str | None
     username: str | None
-    photo: None
+    photo: PhotoView | PhotoOutline | None
     members_count: int
 
 
@@ -51,9 +54,10 @@ async def preview_invite(
         is_member = membership is not None and membership.is_current
         if chat is None or not (is_member or is_usable(invite, now=tx.now)):
             raise InviteNotFound
-        if membership is not None and membership.role is Role.BANNED:
-            raise ChatForbidden
+        require(may_come_in(membership))
         expires_at = invite.expires_at
+        photo = chat["photo"]
+        may_read = is_member or chat["username"] is not None
         return InvitePreview(
             code=invite.code,
             expires_at=None if expires_at is None else format_time(expires_at),
@@ -64,7 +68,7 @@ async def preview_invite(
                 title=chat["title"],
                 description=chat["description"],
                 username=chat["username"],
-                photo=None,
+                photo=photo if photo is None or may_read else outline(photo),
                 members_count=chat["members_count"],
             ),
         )

@@ -30,13 +30,14 @@ from app.features.chats.access import (
 from app.features.chats.limits import MAX_CHATS
 from app.features.chats.models import ChatRow, InviteRow, ParticipantRow
 from app.features.chats.policy import ChatType, Membership, Role
+from app.features.files.models import FileUseRow
 from app.features.updates.models import ScopeRow
 from app.features.users.models import UsernameRow, UserRow
 from app.infra.cipher.revisions import revision_of
 from app.infra.database.key_lists import key_parameters
 from app.infra.database.tx import Tx
 from app.infra.database.upsert import insert_ignore, upsert
-from app.kernel.ids import ChatId, MessageId, UserId
+from app.kernel.ids import ChatId, FileId, MessageId, UserId
 from app.kernel.scopes import ScopeKind
 
 # The words of the partial index, so that SQLite uses it.
@@ -47,6 +48,7 @@ VIEW_COLUMNS = (
     *CHAT_COLUMNS,
     ChatRow.title,
     ChatRow.description,
+    ChatRow.photo_id,
     ScopeRow.seq,
     CHAT_REVISION,
 )
@@ -157,6 +159,34 @@ async def read_chat_rows(tx: Tx, chat_ids: Iterable[ChatId]) -> Sequence[Any]:
         .where(ChatRow.id.in_(sorted(set(chat_ids))), ChatRow.deleted_at.is_(None))
     )
     return await tx.all(statement)
+
+
+async def is_photo_seen_by(tx: Tx, viewer: UserId, file_id: FileId) -> bool:
+    """Whether `GET /chats/{id}` or `GET /chats/resolve` shows this viewer a chat with this photo."""
+    is_member = (
+        select(ParticipantRow.chat_id)
+        .where(
+            ParticipantRow.chat_id == ChatRow.id,
+            ParticipantRow.user_id == viewer,
+            ParticipantRow.role.in_(CURRENT),
+        )
+        .exists()
+    )
+    shown = and_(FileUseRow.subject_id == ChatRow.id, FileUseRow.kind == "chat")
+    statement = (
+        select(ChatRow.id)
+        .join(FileUseRow, shown)
+        .where(
+            FileUseRow.file_id == file_id,
+            ChatRow.deleted_at.is_(None),
+            or_(ChatRow.username.is_not(None), is_member),
+        )
+    )
+    return await tx.scalar(statement.limit(1)) is not None
+
+
+async def find_photo_id(tx: Tx, chat_id: ChatId) -> FileId | None:
+    return await tx.scalar(select(ChatRow.photo_id).where(ChatRow.id == chat_id))
 
 
 # Members.

@@ -1,4 +1,6 @@
-"""Chats and members as they stand on the wire, the same for every viewer. One statement a list, one for keys."""
+"""Chats and members as they stand on the wire, the same for every viewer but for the photos of members. One
+statement a list, one for keys, and those of the photos where there are any.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
@@ -6,7 +8,8 @@ from typing import Any, Literal, TypedDict
 from app.features.chats.models import ChatRow
 from app.features.chats.policy import Membership, Permission, permission_names
 from app.features.chats.queries import load_pairs, read_chat_rows
-from app.features.users.senders import Sender, load_senders
+from app.features.files.photos import PhotoView, load_photos
+from app.features.users.senders import Portrait, Sender, load_portraits, load_senders
 from app.infra.cipher.envelope import DataKey
 from app.infra.cipher.keyring import Keyring, chat_key
 from app.infra.database.tx import Tx
@@ -17,14 +20,14 @@ SealedColumn = Literal["title", "description"]
 
 
 class ChatView(TypedDict):
-    """A Chat. `title`, `description` and `username` of a private chat are null."""
+    """A Chat. `title`, `description`, `username` and `photo` of a private chat are null."""
 
     id: int
     type: str
     title: str | None
     description: str | None
     username: str | None
-    photo: None
+    photo: PhotoView | None
     permissions: Sequence[str]
     history_visible: bool
     members_count: int
@@ -33,9 +36,11 @@ class ChatView(TypedDict):
 
 
 class MemberView(TypedDict):
-    """A user in a chat. `until`: the end of a restriction or ban, null for one without."""
+    """A user in a chat. `until`: the end of a restriction or ban, null for one without. `user` has a photo
+    where it is shown to one viewer, not in updates, which are the same for all.
+    """
 
-    user: Sender
+    user: Sender | Portrait
     role: str
     permissions: Sequence[str]
     until: str | None
@@ -48,10 +53,14 @@ async def load_chats(
     """Those of the chats that exist."""
     rows = await read_chat_rows(tx, chat_ids)
     keys = await keyring.load(tx, [chat_key(row.id) for row in rows])
-    return {row.id: render_chat(row, keys.get(chat_key(row.id))) for row in rows}
+    photos = await load_photos(tx, keyring, [row.photo_id for row in rows])
+    return {
+        row.id: render_chat(row, keys.get(chat_key(row.id)), photos.get(row.photo_id))
+        for row in rows
+    }
 
 
-def render_chat(row: Any, key: DataKey | None) -> ChatView:
+def render_chat(row: Any, key: DataKey | None, photo: PhotoView | None) -> ChatView:
     """From a row of `queries.VIEW_COLUMNS`."""
     return ChatView(
         id=row.id,
@@ -59,7 +68,7 @@ def render_chat(row: Any, key: DataKey | None) -> ChatView:
         title=open_field(key, "title", row.id, row.title, row.revision),
         description=open_field(key, "description", row.id, row.description, row.revision),
         username=row.username,
-        photo=None,
+        photo=photo,
         permissions=permission_names(Permission(row.permissions)),
         history_visible=row.history_visible,
         members_count=row.members_count,
@@ -106,20 +115,29 @@ def seal_fields(
 
 
 async def load_members(
-    tx: Tx, keyring: Keyring, pairs: Iterable[tuple[ChatId, UserId]]
+    tx: Tx,
+    keyring: Keyring,
+    pairs: Iterable[tuple[ChatId, UserId]],
+    *,
+    viewer: UserId | None,
 ) -> dict[tuple[ChatId, UserId], MemberView]:
     """Also of those who left or were banned; pairs that never were are absent."""
     memberships = await load_pairs(tx, pairs)
-    views = await render_members(tx, keyring, list(memberships.values()))
+    views = await render_members(tx, keyring, list(memberships.values()), viewer=viewer)
     return dict(zip(memberships, views, strict=True))
 
 
 async def render_members(
-    tx: Tx, keyring: Keyring, memberships: Sequence[Membership]
+    tx: Tx, keyring: Keyring, memberships: Sequence[Membership], *, viewer: UserId | None
 ) -> list[MemberView]:
-    """In the same order."""
-    senders = await load_senders(tx, keyring, {m.user_id for m in memberships})
-    return [render_member(membership, senders[membership.user_id]) for membership in memberships]
+    """In the same order. `viewer` None: for everyone alike, so without photos."""
+    ids = {membership.user_id for membership in memberships}
+    users: Mapping[UserId, Sender]
+    if viewer is None:
+        users = await load_senders(tx, keyring, ids)
+    else:
+        users = await load_portraits(tx, keyring, viewer=viewer, user_ids=ids)
+    return [render_member(membership, users[membership.user_id]) for membership in memberships]
 
 
 def render_member(membership: Membership, user: Sender) -> MemberView:

@@ -17,6 +17,8 @@ ServiceAction = Literal[
     "member_removed",
     "title_changed",
     "owner_changed",
+    "photo_changed",
+    "photo_removed",
 ]
 
 
@@ -36,7 +38,7 @@ class ServiceMessages(Protocol):
     ) -> None:
         """Append a message of type `service`; `log` holds the chat's scope.
 
-        `user_ids` are whom `action` concerns beside the actor; for `title_changed` nobody.
+        `user_ids` are whom `action` concerns beside the actor; for the title and the photo nobody.
         """
         ...
 
@@ -49,7 +51,9 @@ class ChatContents(Protocol):
         ...
 
     async def erase_plain(self, tx: Tx, *, chat_id: ChatId) -> None:
-        """Delete what was stored without a cipher: destroying the chat's key does not reach it."""
+        """Delete what destroying the chat's key does not reach: what was stored without a cipher, and what
+        has keys of its own.
+        """
         ...
 
 

@@ -10,8 +10,9 @@ from app.features.chats.limits import (
     MAX_INVITE_USES,
     MAX_TITLE_LENGTH,
 )
+from app.features.files.schemas import Photo, PhotoOutline
 from app.kernel.ids import MAX_ID, UserId
-from app.transport.http.fields import Rfc3339, StrictModel, TextLength
+from app.transport.http.fields import FileIdField, Rfc3339, StrictModel, TextLength
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 ChatTypeWord = Literal["private", "group", "channel"]
@@ -39,6 +40,7 @@ Username = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{4,31}$")]
 InviteCode = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 # An id beyond those of users is one that never was: 404, like any other.
 AnyUserId = Annotated[UserId, Field(ge=1, le=MAX_ID)]
+PhotoField = Annotated[FileIdField, Field(description="An upload of mine, of type `photo`.")]
 MemberIds = Annotated[list[AnyUserId], Field(max_length=MAX_ADDED_AT_ONCE)]
 
 
@@ -63,6 +65,7 @@ class _NewSharedChat(StrictModel):
     title: Title
     description: Description | None = None
     username: Annotated[Username, Field(description="Makes the chat public.")] | None = None
+    photo: PhotoField | None = None
     member_ids: Annotated[
         MemberIds,
         Field(default_factory=list, description="Whoever cannot be added by me is left out."),
@@ -112,6 +115,9 @@ class UpdateChat(StrictModel):
         ),
     ]
     history_visible: bool = _UNCHANGED
+    photo: (
+        Annotated[PhotoField, Field(description="Null removes the one that is shown.")] | None
+    ) = None
 
 
 class AddMembers(StrictModel):
@@ -146,6 +152,9 @@ class UserName(BaseModel):
     last_name: str | None
     username: str | None
     is_deleted: bool
+    photo: Annotated[
+        Photo | None, Field(description="Null too where I may not see it; not in updates.")
+    ]
 
 
 class Member(BaseModel):
@@ -188,7 +197,9 @@ class PreviewedChat(BaseModel):
     title: str | None
     description: str | None
     username: str | None
-    photo: None
+    photo: Annotated[
+        Photo | PhotoOutline | None, Field(description="The outline until I may read it.")
+    ]
     members_count: int
 
 
@@ -207,7 +218,7 @@ class Chat(BaseModel):
     title: str | None
     description: str | None
     username: str | None
-    photo: None
+    photo: Photo | None
     permissions: Annotated[list[PermissionWord], Field(description="What plain members may do.")]
     history_visible: bool
     members_count: int

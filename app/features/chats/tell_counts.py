@@ -5,7 +5,7 @@ from functools import partial
 from app.features.chats.access import find_chat
 from app.features.chats.changes import lock_chat, tell_count
 from app.features.chats.queries import change_chat, find_count_times, find_due_counts
-from app.infra.database.database import Database
+from app.infra.database.database import LONG_SECONDS, Database
 from app.infra.database.tx import Tx
 from app.kernel.ids import ChatId
 
@@ -15,9 +15,11 @@ _CHATS_A_READ = 100
 async def tell_due_counts(db: Database) -> None:
     """Tell what is due; where several workers do so at once, one tells."""
     while True:
-        due = await db.read(partial(find_due_counts, limit=_CHATS_A_READ))
+        due = await db.read(
+            partial(find_due_counts, limit=_CHATS_A_READ), timeout_seconds=LONG_SECONDS
+        )
         for chat_id in due:
-            await db.write(partial(_tell, chat_id=chat_id))
+            await db.write(partial(_tell, chat_id=chat_id), timeout_seconds=LONG_SECONDS)
         if len(due) < _CHATS_A_READ:
             return
 

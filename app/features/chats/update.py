@@ -1,9 +1,9 @@
-"""Changing a group or channel: its texts, its public username, what members may do, who sees the past."""
+"""Changing a group or channel: its texts, its photo, its public username, what members may do, who sees the past."""
 
 from typing import TypedDict
 
 from app.features.chats.access import get_membership, require
-from app.features.chats.changes import Change, Tools, lock_chat, write_service
+from app.features.chats.changes import Change, Tools, lock_chat, show_photo, write_service
 from app.features.chats.create import check_history
 from app.features.chats.errors import ChatInvalid
 from app.features.chats.limits import MAX_DESCRIPTION_LENGTH, MAX_TITLE_LENGTH
@@ -12,21 +12,24 @@ from app.features.chats.policy import (
     ChatFacts,
     ChatType,
     Membership,
-    may_change_info,
-    may_make_public,
-    may_set_history,
-    may_set_permissions,
+    may_update,
     permission_names,
     permissions_of,
 )
-from app.features.chats.queries import change_chat, free_username, take_username
+from app.features.chats.queries import (
+    change_chat,
+    find_photo_id,
+    free_username,
+    take_username,
+)
 from app.features.chats.render import ChatView, SealedColumn, load_chats, seal_fields
+from app.features.chats.rules import ServiceAction
 from app.features.users.errors import UsernameTaken
 from app.infra.cipher.keyring import chat_key
 from app.infra.cipher.revisions import raise_revision
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
-from app.kernel.ids import ChatId, UserId
+from app.kernel.ids import ChatId, FileId, UserId
 from app.kernel.problems import FieldError
 from app.kernel.scopes import chat_scope
 from app.kernel.text import check_username, clean_about, clean_name
@@ -40,6 +43,7 @@ class ChatChanges(TypedDict, total=False):
     username: str | None
     permissions: list[str]
     history_visible: bool
+    photo: FileId | None
 
 
 async def update_chat(
@@ -48,7 +52,8 @@ async def update_chat(
     """Without a difference nobody is told anything.
 
     Raises:
-        chat_not_found, not_allowed, name_invalid, text_invalid, username_invalid, username_taken, chat_invalid
+        chat_not_found, not_allowed, name_invalid, text_invalid, username_invalid, username_taken, chat_invalid,
+        file_not_found, photo_invalid
     """
     _check_texts(changes)
 
@@ -57,14 +62,16 @@ async def update_chat(
         membership = await get_membership(tx, user_id, chat_id)
         _authorise(membership, changes)
         view = (await load_chats(tx, tools.keyring, [chat_id]))[chat_id]
-        changed = _find_differences(view, changes)
+        photo_id = await find_photo_id(tx, chat_id) if "photo" in changes else None
+        changed = _find_differences(view, photo_id, changes)
         if not changed:
             return
         change = Change(tx=tx, log=log, tools=tools, actor_id=user_id)
         await _store(change, membership.chat, view, changed)
         log.append(chat_scope(chat_id), "chat_updated", subject_id=chat_id)
-        if "title" in changed and membership.chat.type is ChatType.GROUP:
-            await write_service(change, membership.chat, "title_changed")
+        if membership.chat.type is ChatType.GROUP:
+            for action in _list_actions(changed):
+                await write_service(change, membership.chat, action)
 
     await db.write(work)
 
@@ -79,37 +86,37 @@ def _check_texts(changes: ChatChanges) -> None:
 
 
 def _authorise(membership: Membership, changes: ChatChanges) -> None:
-    chat = membership.chat
-    require(chat.type is not ChatType.PRIVATE)
-    if chat.type is ChatType.CHANNEL and "permissions" in changes:
+    require(membership.chat.type is not ChatType.PRIVATE)
+    permissions = changes.get("permissions")
+    if permissions is not None and membership.chat.type is ChatType.CHANNEL:
         message = "Members of a channel only read"
         raise ChatInvalid(errors=[FieldError("permissions", message)])
-    rules = {
-        "title": may_change_info,
-        "description": may_change_info,
-        "username": may_make_public,
-        "permissions": may_set_permissions,
-        "history_visible": may_set_history,
-    }
-    for field, may in rules.items():
-        require(field not in changes or may(membership))
-    # What all members may do, the admin who gives it may do too: nobody grants what they lack.
-    given = permissions_of(changes.get("permissions", ())) & ~chat.permissions
-    require(given in membership.rights)
+    given = None if permissions is None else permissions_of(permissions)
+    require(may_update(membership, changes, permissions=given))
 
 
-def _find_differences(view: ChatView, changes: ChatChanges) -> ChatChanges:
+def _find_differences(view: ChatView, photo_id: FileId | None, changes: ChatChanges) -> ChatChanges:
     """Only what is not so already; an empty description is none."""
     asked: dict[str, object] = dict(changes)
     if "description" in asked:
         asked["description"] = asked["description"] or None
     if "permissions" in changes:
         asked["permissions"] = permission_names(permissions_of(changes["permissions"]))
-    now: dict[str, object] = dict(view)
+    now: dict[str, object] = {**view, "photo": photo_id}
     changed = {name: value for name, value in asked.items() if value != now[name]}
     if "permissions" in changed:
         changed["permissions"] = changes.get("permissions")
     return ChatChanges(**changed)  # pyright: ignore[reportArgumentType] - a part of `changes`
+
+
+def _list_actions(changed: ChatChanges) -> list[ServiceAction]:
+    """Of what the members are told in the chat itself."""
+    actions: list[ServiceAction] = []
+    if "title" in changed:
+        actions.append("title_changed")
+    if "photo" in changed:
+        actions.append("photo_removed" if changed["photo"] is None else "photo_changed")
+    return actions
 
 
 async def _store(change: Change, chat: ChatFacts, view: ChatView, changed: ChatChanges) -> None:
@@ -128,7 +135,10 @@ async def _store(change: Change, chat: ChatFacts, view: ChatView, changed: ChatC
         values["history_visible"] = check_history(chat.type, is_public=is_public, wanted=wanted)
     elif is_public:
         values["history_visible"] = True
-    await change_chat(tx, chat.id, values)
+    if values:
+        await change_chat(tx, chat.id, values)
+    if "photo" in changed:
+        await show_photo(change, chat.id, changed["photo"])
 
 
 async def _seal_texts(

@@ -29,7 +29,7 @@ async def fill_members_changed(
 ) -> list[Content]:
     """`{chat_id, members_count, members}`: those who came, went or changed, as they are now."""
     pairs = {(chat_of(update), user_id) for update in updates for user_id in _users_of(update)}
-    members = await load_members(tx, services.keyring, pairs)
+    members = await load_members(tx, services.keyring, pairs, viewer=None)
     chats = await load_chats(tx, services.keyring, {chat_id for chat_id, _ in pairs})
     contents: list[Content] = []
     for update in updates:

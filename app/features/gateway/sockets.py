@@ -8,13 +8,13 @@ faster than the cap is closed with 4429.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.features.chats.errors import ChatNotFound
 from app.features.gateway.connect import Admission, admit
 from app.features.gateway.errors import OtherChat
 from app.features.gateway.runtime import Gateway
@@ -22,11 +22,13 @@ from app.features.gateway.schemas import AuthFrame, PingFrame, ResumeFrame
 from app.features.sessions.authenticate import authenticate_socket
 from app.features.sessions.errors import TokenRefused
 from app.infra.database.errors import DatabaseUnavailable
+from app.infra.deadline import begin_call
 from app.infra.logging.context import current_log_context
 from app.infra.services import Services
 from app.infra.tokens.opaque import Purpose, is_token
 from app.kernel.events import SecurityEvent
-from app.kernel.problems import Forbidden, Invalid, Problem, RateLimited
+from app.kernel.problems import Invalid, Problem, RateLimited
+from app.transport.feature import FrameKind
 from app.transport.http.client_address import find_address
 from app.transport.http.origins import comes_from_own_page
 from app.transport.http.problems import INTERNAL_ERROR_CODE, field_errors
@@ -50,11 +52,6 @@ from app.transport.websocket.outgoing import render_frame
 _MAX_WAITING_FRAMES = 32
 _BURST = 6
 _ROUTE = "/ws"
-# Those closes that are refusals, as the problems that they would be over HTTP; whoever counts tells of 4429.
-_REFUSALS: Final[Mapping[CloseCode, type[Problem]]] = {
-    CloseCode.NOT_SIGNED_IN: TokenRefused,
-    CloseCode.NOT_ALLOWED: Forbidden,
-}
 
 _log = logging.getLogger(__name__)
 
@@ -74,49 +71,42 @@ def socket_endpoint(*, of_chat: bool) -> ASGIApp:
             gateway.services.events.record(SecurityEvent("permission_refused", details=details))
             await send({"type": "websocket.close", "code": int(CloseCode.NOT_ALLOWED)})
             return
+        call = begin_call()
         answer = await _admit(gateway, scope, token=parameters["token"], chat_text=chat_text)
+        call.end()
         if gateway.is_stopping:
             answer = CloseCode.SERVICE_RESTART
         await send({"type": "websocket.accept"})
         if isinstance(answer, Admission):
             await Socket(gateway, answer, scope, receive, send).live()
         else:
-            _record_close(gateway, answer, subject=find_subject(parameters))
-            await send({"type": "websocket.close", "code": int(answer)})
+            code = _record_close(gateway, answer, subject=find_subject(parameters))
+            await send({"type": "websocket.close", "code": int(code)})
 
     return _Endpoint(serve)
 
 
 async def _admit(
     gateway: Gateway, scope: Scope, *, token: str, chat_text: str | None
-) -> Admission | CloseCode:
+) -> Admission | CloseCode | TokenRefused:
     """As `admit`; what is asked too often is not even looked at."""
     services, address = gateway.services, find_address(scope)
     if is_token(token, Purpose.TICKET) and is_spent(services, address):
         # A ticket costs a transaction, be it good or not: guessing them must not.
         return CloseCode.TOO_MANY
     answer = await admit(services, gateway.hub, token=token, chat_text=chat_text)
-    if answer is CloseCode.NOT_SIGNED_IN:
-        return await _count_refusal(services, address)
-    return await _count_opening(services, answer) if isinstance(answer, Admission) else answer
+    if isinstance(answer, TokenRefused):
+        return await _count_refusal(services, address) or answer
+    return answer
 
 
-async def _count_opening(services: Services, admission: Admission) -> Admission | CloseCode:
-    """Who reconnects without a pause costs more than who stays."""
-    try:
-        await take(services, LimitClass.SOCKETS, user_id=admission.session.user_id)
-    except RateLimited:
-        return CloseCode.TOO_MANY
-    return admission
-
-
-async def _count_refusal(services: Services, address: str) -> CloseCode:
+async def _count_refusal(services: Services, address: str) -> CloseCode | None:
     """Bad tokens count as those of requests do: for the address."""
     try:
         await take(services, LimitClass.API, user_id=None, address=address)
     except RateLimited:
         return CloseCode.TOO_MANY
-    return CloseCode.NOT_SIGNED_IN
+    return None
 
 
 class _Endpoint:
@@ -252,6 +242,9 @@ class Socket:
             self._inbox = None
 
     async def _handle(self, frame: IncomingFrame) -> None:
+        call = begin_call()
+        if frame.type == "resume":
+            call.end()  # page by page, as fast as the client reads
         try:
             await self._answer(frame)
         except Problem as problem:
@@ -262,6 +255,8 @@ class Socket:
         except Exception:  # noqa: BLE001 - an edge: a bug closes no socket, the log holds the trace
             _log.exception("frame_failed", extra={"frame": frame.type})
             self.connection.send(_render_failure(frame.request_id))
+        finally:
+            call.end()
 
     def _refuse_waiting(self, problem: DatabaseUnavailable) -> None:
         """What came while that one waited for the database would wait as long, one after the other."""
@@ -292,14 +287,13 @@ class Socket:
                 await self._call_slice(frame)
 
     async def _call_slice(self, frame: IncomingFrame) -> None:
-        kind = self._gateway.frames.get(frame.type)
-        if kind is None:
-            raise UnknownFrame
         connection = self.connection
-        data = _parse(kind.model, frame.data)
-        chat_id = getattr(data, "chat_id", connection.chat_id)
-        if connection.chat_id is not None and chat_id != connection.chat_id:
-            raise OtherChat
+        try:
+            kind, data = self._read(frame)
+        except Problem:
+            # What is refused before it is counted in its own class is a call all the same.
+            await self._count(LimitClass.API)
+            raise
         context = FrameContext(
             self._gateway.services,
             connection.user_id,
@@ -313,6 +307,16 @@ class Socket:
         result = await kind.handle(context, data)
         if result or frame.request_id is not None:
             self._acknowledge(frame, result or {})
+
+    def _read(self, frame: IncomingFrame) -> tuple[FrameKind, Any]:
+        kind = self._gateway.frames.get(frame.type)
+        if kind is None:
+            raise UnknownFrame
+        data = _parse(kind.model, frame.data)
+        own_chat = self.connection.chat_id
+        if own_chat is not None and getattr(data, "chat_id", own_chat) != own_chat:
+            raise OtherChat
+        return kind, data
 
     async def _count(self, limit: LimitClass) -> None:
         await take(self._gateway.services, limit, user_id=self.connection.user_id)
@@ -349,12 +353,17 @@ class Socket:
         await self._gateway.leader.lead(self.connection, course)
 
 
-def _record_close(gateway: Gateway, code: CloseCode, *, subject: str | None = None) -> None:
-    kind = _REFUSALS.get(code)
-    if kind is not None:
-        problem = kind()
+def _record_close(
+    gateway: Gateway, answer: CloseCode | TokenRefused, *, subject: str | None = None
+) -> CloseCode:
+    """The code to close with. What is a refusal is recorded as over HTTP; whoever counts tells of 4429."""
+    code = CloseCode.NOT_SIGNED_IN if isinstance(answer, TokenRefused) else answer
+    # Whoever walks along the ids of chats is seen at this door too.
+    problem = ChatNotFound() if answer is CloseCode.NOT_ALLOWED else answer
+    if isinstance(problem, Problem):
         problem.subject = subject
         record_refusal(gateway.services.events, problem, route=_ROUTE)
+    return code
 
 
 def _parse(model: type[BaseModel], data: dict[str, JsonValue]) -> Any:

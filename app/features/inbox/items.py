@@ -10,6 +10,7 @@ from typing import Any, NotRequired, TypedDict
 from app.features.chats.access import membership_from_row
 from app.features.chats.policy import Membership, permission_names
 from app.features.chats.render import ChatView, render_chat
+from app.features.files.photos import load_photos
 from app.features.inbox.queries import read_item_rows
 from app.features.messages.render import Rendered, load_messages
 from app.features.messages.unread import NOTHING_UNREAD, Unread, count_unread
@@ -60,6 +61,7 @@ async def load_items(tx: Tx, keyring: Keyring, pairs: Iterable[Pair]) -> dict[Pa
     memberships = {(row.user_id, row.id): membership_from_row(row, now=tx.now) for row in rows}
     keys = await keyring.load(tx, {chat_key(row.id) for row in rows})
     unread = await count_unread(tx, [(chat_id, user_id) for user_id, chat_id in memberships])
+    photos = await load_photos(tx, keyring, [row.photo_id for row in rows])
     messages = await _load_newest(tx, keyring, rows, memberships)
     profiles = await _load_peers(tx, keyring, memberships.values())
     items: dict[Pair, LoadedItem] = {}
@@ -69,7 +71,7 @@ async def load_items(tx: Tx, keyring: Keyring, pairs: Iterable[Pair]) -> dict[Pa
         items[row.user_id, row.id] = LoadedItem(
             view=_render(
                 row,
-                chat=render_chat(row, keys.get(chat_key(row.id))),
+                chat=render_chat(row, keys.get(chat_key(row.id)), photos.get(row.photo_id)),
                 membership=membership,
                 unread=unread.get((row.id, row.user_id), NOTHING_UNREAD),
                 last_message=None if newest is None else messages.get(newest),

@@ -183,4 +183,5 @@ def _new_chat(body: NewGroup | NewChannel) -> NewSharedChat:
         username=body.username,
         member_ids=tuple(body.member_ids),
         history_visible=body.history_visible,
+        photo_id=body.photo,
     )

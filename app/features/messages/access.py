@@ -3,13 +3,20 @@
 from collections.abc import Iterable
 
 from app.features.chats.access import find_membership
-from app.features.chats.policy import Membership, may_post
+from app.features.chats.policy import Membership
 from app.features.messages.errors import MessageNotFound, PeerBlocked
-from app.features.messages.policy import is_visible
-from app.features.messages.queries import MessageRecord, find_blocks, find_record_for
+from app.features.messages.policy import may_read, may_write
+from app.features.messages.queries import (
+    MessageRecord,
+    find_blocks,
+    find_record_for,
+    list_newest_with,
+)
 from app.infra.database.tx import Tx
-from app.kernel.ids import MessageId, UserId
+from app.kernel.ids import MAX_ID, FileId, MessageId, UserId
 from app.kernel.problems import Forbidden, Problem
+
+_CHATS_AT_ONCE = 500
 
 
 async def get_message(
@@ -27,19 +34,35 @@ async def get_message(
         raise MessageNotFound
     record, is_hidden = found
     membership = await find_membership(tx, user_id, record.chat_id)
-    if membership is None or is_hidden or not is_visible(membership, message_id):
+    if membership is None or not may_read(membership, message_id, is_hidden=is_hidden):
         raise MessageNotFound
     return record, membership
 
 
-async def require_writing(tx: Tx, membership: Membership) -> None:
-    """Refuse whoever may not write in this chat today.
+async def reads_any_with(tx: Tx, user_id: UserId, file_id: FileId) -> bool:
+    """Whether the user may see a message that shows this file, wherever it was forwarded to.
+
+    What may be seen of a chat begins at an id, so that its newest message stands for all of it.
+    """
+    below = MessageId(MAX_ID + 1)
+    while True:
+        found = await list_newest_with(tx, user_id, file_id, below=below, limit=_CHATS_AT_ONCE)
+        if any(may_read(membership, it, is_hidden=False) for it, membership in found):
+            return True
+        if len(found) < _CHATS_AT_ONCE:
+            return False
+        below = found[-1][0]
+
+
+async def require_writing(tx: Tx, membership: Membership, *, text: bool, media: bool) -> None:
+    """Refuse whoever may not write this in the chat today.
 
     Raises:
         not_allowed: no right to write, or blocked by the other one of a private chat.
         peer_blocked: the member has blocked the other one.
     """
-    problem = judge_writing(membership, await find_blocks(tx, list_block_pairs([membership])))
+    blocks = await find_blocks(tx, list_block_pairs([membership]))
+    problem = judge_writing(membership, blocks, text=text, media=media)
     if problem is not None:
         raise problem
 
@@ -54,12 +77,20 @@ def list_block_pairs(memberships: Iterable[Membership]) -> list[tuple[UserId, Us
     return pairs
 
 
-def judge_writing(membership: Membership, blocks: set[tuple[UserId, UserId]]) -> Problem | None:
-    """Why this member may not write, if so.
+def judge_writing(
+    membership: Membership,
+    blocks: set[tuple[UserId, UserId]],
+    *,
+    text: bool = True,
+    media: bool = False,
+) -> Problem | None:
+    """Why this member may not write, if so: texts, messages with attachments, or both.
 
     As in Telegram, a block silences both sides: who blocked somebody unblocks them to write.
     """
-    if not may_post(membership):
+    if not may_write(membership, text=text, media=media):
+        if media and may_write(membership):
+            return Forbidden("You may not send media in this chat")
         return Forbidden("You may not write in this chat")
     peer_id = membership.peer_id
     if peer_id is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from app.features.chats.policy import ChatFacts
+from app.features.messages.attachments import attach
 from app.features.messages.content import Content, seal_content
 from app.features.messages.forwards import ForwardOrigin, store_origin
 from app.features.messages.models import MessageRow
@@ -26,7 +27,7 @@ from app.features.updates.log import ScopeLog
 from app.infra.cipher.envelope import DataKey
 from app.infra.cipher.keyring import Keyring, chat_key
 from app.infra.database.tx import Tx
-from app.kernel.ids import MessageId, UserId
+from app.kernel.ids import FileId, MessageId, UserId
 from app.kernel.scopes import chat_scope
 
 NEW_MESSAGE = "new_message"
@@ -34,7 +35,11 @@ NEW_MESSAGE = "new_message"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewMessage:
-    """A message that may stand. `canonical` is what its fingerprint is made of, see `canonical_body`."""
+    """A message that may stand. `canonical` is what its fingerprint is made of, see `canonical_body`.
+
+    `attachments` cannot end before the transaction does: the caller holds the files, or the chat of a
+    message that shows them.
+    """
 
     chat: ChatFacts
     sender_id: UserId
@@ -47,6 +52,7 @@ class NewMessage:
     canonical: bytes = b""
     silent: bool = False
     mentioned: Collection[UserId] = ()
+    attachments: Sequence[FileId] = ()
 
 
 async def append_messages(
@@ -65,6 +71,10 @@ async def append_messages(
         _make_record(tx, keyring, keys[chat_key(item.chat.id)], message_id, item)
         for message_id, item in zip(ids, items, strict=True)
     ]
+    await attach(
+        tx,
+        {record.id: item.attachments for record, item in zip(records, items, strict=True)},
+    )
     views = await render_messages(
         tx,
         keyring,
@@ -123,6 +133,7 @@ def _make_record(
         target_sender_id=target and target.sender_id,
         target_body=target and target.body,
         target_deleted_at=None,
+        target_type=target and target.type,
         target_revision=target.revision if target else 0,
     )
 

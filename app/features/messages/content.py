@@ -5,7 +5,7 @@ from typing import NamedTuple, cast
 
 import orjson
 
-from app.features.messages.errors import MessageEmpty, MessageTooLong
+from app.features.messages.errors import CaptionTooLong, MessageEmpty, MessageTooLong
 from app.infra.cipher.envelope import CiphertextInvalid, DataKey
 from app.kernel.entities import (
     EntityDocument,
@@ -13,10 +13,12 @@ from app.kernel.entities import (
     render_entities,
     utf16_length,
 )
-from app.kernel.ids import MessageId
+from app.kernel.ids import FileId, MessageId
 from app.kernel.problems import FieldError
 
-MAX_TEXT_LENGTH = 4096  # UTF-16 code units
+# In UTF-16 code units.
+MAX_TEXT_LENGTH = 4096
+MAX_CAPTION_LENGTH = 1024
 EXCERPT_LENGTH = 128  # code points, so that no surrogate pair is split
 
 _PLACE_TABLE = "messages"
@@ -24,7 +26,10 @@ _PLACE_COLUMN = "body"
 
 
 class Content(NamedTuple):
-    """The personal part of a message. `forward_name` names an origin that readers may not open."""
+    """The personal part of a message. `text` is the caption where there are attachments, None without one.
+
+    `forward_name` names an origin that readers may not open.
+    """
 
     text: str | None
     entities: Sequence[EntityDocument] = ()
@@ -46,6 +51,23 @@ def check_content(text: str, entities: Sequence[Mapping[str, object]]) -> Conten
             errors=[FieldError("text", f"must have at most {MAX_TEXT_LENGTH} UTF-16 code units")]
         )
     return Content(text, render_entities(check_entities(text, entities)))
+
+
+def check_caption(text: str | None, entities: Sequence[Mapping[str, object]]) -> Content:
+    """The text below attachments; an empty one is none.
+
+    Raises:
+        message_empty: it is white space alone.
+        caption_too_long: over 1,024 UTF-16 code units.
+        entities_invalid: the entities do not fit the text.
+    """
+    text = text or ""
+    if text.isspace():
+        raise MessageEmpty(errors=[FieldError("text", "must not be white space alone")])
+    if utf16_length(text) > MAX_CAPTION_LENGTH:
+        message = f"must have at most {MAX_CAPTION_LENGTH} UTF-16 code units below attachments"
+        raise CaptionTooLong(errors=[FieldError("text", message)])
+    return Content(text or None, render_entities(check_entities(text, entities)))
 
 
 def seal_content(
@@ -93,6 +115,7 @@ def canonical_body(
     *,
     reply_to_id: MessageId | None,
     forward_of: tuple[int, int] | None,
+    attachments: Sequence[FileId] = (),
 ) -> bytes:
     """The bytes that stand for the body of a send: equal for a repeat of the same send, for no other.
 
@@ -100,13 +123,14 @@ def canonical_body(
         content: what the sender wrote; None for a forward.
         reply_to_id: the message replied to.
         forward_of: (chat id, message id) of what is forwarded.
+        attachments: the files, in their order. Without any, the bytes are those of a time before files.
     """
-    return orjson.dumps(
-        {
-            "entities": content.entities if content else (),
-            "forward": forward_of,
-            "reply_to": reply_to_id,
-            "text": content.text if content else None,
-        },
-        option=orjson.OPT_SORT_KEYS,
-    )
+    body: dict[str, object] = {
+        "entities": content.entities if content else (),
+        "forward": forward_of,
+        "reply_to": reply_to_id,
+        "text": content.text if content else None,
+    }
+    if attachments:
+        body["attachments"] = attachments
+    return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)

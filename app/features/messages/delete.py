@@ -3,11 +3,11 @@
 from typing import cast
 
 from app.features.messages.access import get_message
+from app.features.messages.attachments import empty_messages
 from app.features.messages.errors import MessageNotFound
 from app.features.messages.policy import may_delete_for_everyone
 from app.features.messages.queries import (
     delete_mentions,
-    empty_message,
     find_chats_of,
     insert_hidden,
 )
@@ -24,7 +24,7 @@ MESSAGE_HIDDEN = "message_hidden"
 
 
 async def delete_for_everyone(db: Database, *, user_id: UserId, message_id: MessageId) -> None:
-    """Leave a tombstone that holds no text.
+    """Leave a tombstone that holds no text and shows no file.
 
     Raises:
         message_not_found: it is not visible to the user, or was deleted before.
@@ -44,7 +44,7 @@ async def delete_for_everyone(db: Database, *, user_id: UserId, message_id: Mess
             membership, sender_id=record.sender_id, message_type=record.type
         ):
             raise Forbidden("You may not delete this message for everyone")
-        await empty_message(tx, message_id)
+        await empty_messages(tx, [record])
         await delete_mentions(tx, message_id)
         content = cast("dict[str, object]", render_tombstone(record))
         log.append(chat_scope(chat_id), MESSAGE_DELETED, subject_id=message_id, content=content)

@@ -1,4 +1,4 @@
-"""Editing one's own text. The earlier text is gone: no part of the API shows it."""
+"""Editing one's own text or caption. The earlier text is gone: no part of the API shows it."""
 
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -6,11 +6,17 @@ from typing import cast
 from app.features.chats.errors import MemberNotFound
 from app.features.chats.policy import Membership
 from app.features.messages.access import get_message, require_writing
-from app.features.messages.content import Content, check_content, find_content, seal_content
+from app.features.messages.content import (
+    Content,
+    check_caption,
+    check_content,
+    find_content,
+    seal_content,
+)
 from app.features.messages.errors import MessageNotFound
 from app.features.messages.mentions import list_text_mentions, open_directory
 from app.features.messages.models import MessageRow
-from app.features.messages.policy import may_edit
+from app.features.messages.policy import MEDIA_TYPES, may_edit
 from app.features.messages.queries import (
     MessageRecord,
     delete_mentions,
@@ -40,9 +46,10 @@ async def edit_message(
     text: str | None,
     entities: Sequence[Mapping[str, object]] | None,
 ) -> Rendered:
-    """Put a new text in place of the old one; without `text` the old one gets new entities.
+    """Put a new text or caption in place of the old one; without `text` the old one gets new entities.
 
-    A new text without entities has none. What changes nothing makes no update.
+    A new text without entities has none; an empty caption is none. Attachments stay as they are. What
+    changes nothing makes no update.
 
     Raises:
         message_not_found: it is not visible to the editor, or deleted.
@@ -50,6 +57,7 @@ async def edit_message(
         peer_blocked: the editor has blocked the other one of a private chat.
         member_not_found: a new `text_mention` of somebody who is not in the chat.
         message_empty, message_too_long, entities_invalid: see `check_content`.
+        caption_too_long: see `check_caption`.
     """
 
     async def work(tx: Tx) -> Rendered:
@@ -65,7 +73,7 @@ async def edit_message(
         old = find_content(key, message_id, record.body, record.revision)
         if old is None:
             raise MessageNotFound
-        new = _make_content(old, text, entities)
+        new = _make_content(record, old, text, entities)
         is_changed = (new.text, list(new.entities)) != (old.text, list(old.entities))
         if is_changed:
             await _move_mentions(tx, record, old, new)
@@ -93,16 +101,21 @@ async def _require_editing(tx: Tx, record: MessageRecord, membership: Membership
     )
     if not allowed:
         raise Forbidden("You may not edit this message")
-    await require_writing(tx, membership)
+    has_media = record.type in MEDIA_TYPES
+    await require_writing(tx, membership, text=not has_media, media=has_media)
 
 
 def _make_content(
-    old: Content, text: str | None, entities: Sequence[Mapping[str, object]] | None
+    record: MessageRecord,
+    old: Content,
+    text: str | None,
+    entities: Sequence[Mapping[str, object]] | None,
 ) -> Content:
+    check = check_caption if record.type in MEDIA_TYPES else check_content
     if text is None:
         kept = cast("Sequence[Mapping[str, object]]", old.entities)
-        return check_content(old.text or "", kept if entities is None else entities)
-    return check_content(text, entities or [])
+        return check(old.text or "", kept if entities is None else entities)
+    return check(text, entities or [])
 
 
 async def _move_mentions(tx: Tx, record: MessageRecord, old: Content, new: Content) -> None:

@@ -20,6 +20,18 @@ class MessageTooLong(Invalid):
     title = "The text is too long"
 
 
+class CaptionTooLong(Invalid):
+    code = "caption_too_long"
+    title = "The caption is too long"
+
+
+class AttachmentsMixed(Invalid):
+    """Photos and videos may mix; audio goes with audio, documents with documents, a voice message alone."""
+
+    code = "attachments_mixed"
+    title = "These files do not go into one message"
+
+
 class ClientMessageIdReused(Conflict):
     code = "client_message_id_reused"
     title = "This client_message_id was used for another message"

@@ -1,9 +1,12 @@
 """What messages add to the server."""
 
 from app.features.chats.rules import ChatContents, ServiceMessages
+from app.features.files.rules import FileAudience
 from app.features.messages.append import NEW_MESSAGE
+from app.features.messages.audience import MessageAudience
 from app.features.messages.delete import MESSAGE_DELETED, MESSAGE_HIDDEN
 from app.features.messages.edit import MESSAGE_EDITED
+from app.features.messages.empty import JOBS
 from app.features.messages.frames import handle_read, handle_send_message, handle_typing
 from app.features.messages.personal_data import MessagesPersonalData
 from app.features.messages.read import READ, READ_BY
@@ -33,9 +36,11 @@ FEATURE = Feature(
         FrameKind("read", ReadFrame, handle_read, LimitClass.READS),
         FrameKind(TYPING, TypingFrame, handle_typing, LimitClass.TYPING),
     ),
+    jobs=JOBS,
     rules=(
         Rule(PersonalData, MessagesPersonalData()),
         Rule(ServiceMessages, ServiceMessageWriter()),
         Rule(ChatContents, MessageEraser()),
+        Rule(FileAudience, MessageAudience()),
     ),
 )

@@ -1,23 +1,24 @@
 """Forwarding: up to 100 messages of one chat into another, all or none of them.
 
-Both chats are locked: nothing leaves a chat behind the caller's removal from it.
+Both chats are locked: nothing leaves a chat behind the caller's removal from it, and the files of what is
+forwarded cannot end meanwhile. Their bytes are not copied: the new message shows the same files.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.features.chats.errors import ChatNotFound
 from app.features.chats.policy import ChatType, Membership
 from app.features.chats.render import open_field
-from app.features.messages.access import judge_writing, list_block_pairs
+from app.features.messages.access import require_writing
 from app.features.messages.append import NewMessage, append_messages
+from app.features.messages.attachments import require_attached
 from app.features.messages.content import Content, canonical_body, find_content
 from app.features.messages.errors import ClientMessageIdReused, MessageNotFound
 from app.features.messages.forwards import ForwardOrigin, parse_origin
-from app.features.messages.policy import SERVICE, TEXT, is_visible
+from app.features.messages.policy import MEDIA_TYPES, SERVICE, may_read
 from app.features.messages.queries import (
     MessageRecord,
-    find_blocks,
     find_hidden,
     find_seen,
     load_headings,
@@ -64,7 +65,8 @@ async def forward_messages(
     Raises:
         chat_not_found: the sender is not in one of the chats.
         message_not_found: one of the messages is not visible to the sender in the source chat.
-        not_allowed: no right to write, or blocked by the other one of a private chat.
+        file_not_found: the files of one of the messages have ended with the account of who uploaded them.
+        not_allowed: no right to write or to send media, or blocked by the other one of a private chat.
         peer_blocked: the sender has blocked the other one of a private chat.
         client_message_id_reused: one of them stands for something else.
     """
@@ -95,21 +97,21 @@ async def _forward(tx: Tx, keyring: Keyring, sender_id: UserId, draft: ForwardDr
         # What was forwarded already may be asked for again by someone who has left its source.
         if source is None:
             raise ChatNotFound
-        problem = judge_writing(target, await find_blocks(tx, list_block_pairs([target])))
-        if problem is not None:
-            raise problem
         records = await _load_originals(tx, source, [message_id for message_id, _ in fresh])
+        await _require_writing(tx, target, records.values())
         contents = await _open_originals(tx, keyring, source, list(records.values()))
+        attached = await require_attached(tx, records.values())
         messages = [
             NewMessage(
                 chat=target.chat,
                 sender_id=sender_id,
                 content=contents[message_id],
-                type=TEXT,
+                type=records[message_id].type,
                 origin=_find_origin(source, records[message_id]),
                 client_message_id=client_message_id,
                 canonical=draft.canonical(message_id),
                 silent=draft.silent,
+                attachments=attached.get(message_id, ()),
             )
             for message_id, client_message_id in fresh
         ]
@@ -157,11 +159,17 @@ async def _load_originals(
             or record.chat_id != source.chat.id
             or record.deleted_at is not None
             or record.type == SERVICE
-            or not is_visible(source, message_id)
-            or (source.user_id, message_id) in hidden
+            or not may_read(source, message_id, is_hidden=(source.user_id, message_id) in hidden)
         ):
             raise MessageNotFound
     return records
+
+
+async def _require_writing(
+    tx: Tx, target: Membership, originals: Collection[MessageRecord]
+) -> None:
+    media = [record.type in MEDIA_TYPES for record in originals]
+    await require_writing(tx, target, text=not all(media), media=any(media))
 
 
 async def _open_originals(

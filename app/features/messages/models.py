@@ -80,3 +80,18 @@ class HiddenMessageRow(Row):
     message_id: Mapped[MessageId] = mapped_column(
         BigInteger, ForeignKey("messages.id"), primary_key=True, index=True
     )
+
+
+class EmptiedChatRow(Row):
+    """A chat that is deleted, or emptied up to and with the message `upto`, and whose messages show more files than
+    one transaction takes away. `after_seq`: how far a job has come; the row goes with the last of them.
+    """
+
+    __tablename__ = "emptied_chats"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    chat_id: Mapped[ChatId] = mapped_column(
+        BigInteger, ForeignKey("chats.id"), primary_key=True, autoincrement=False
+    )
+    after_seq: Mapped[int] = mapped_column(BigInteger)
+    upto: Mapped[MessageId | None] = mapped_column(BigInteger)

@@ -9,14 +9,16 @@ from sqlalchemy import BigInteger, Boolean, delete, literal, literal_column, sel
 
 from app.features.chats.models import ChatRow, ParticipantRow
 from app.features.chats.policy import ChatType
+from app.features.messages.attachments import empty_messages, load_attachments
 from app.features.messages.content import find_content
 from app.features.messages.delete import MESSAGE_DELETED
 from app.features.messages.forwards import parse_origin
 from app.features.messages.models import HiddenMessageRow, MentionRow, MessageRow
-from app.features.messages.queries import empty_messages, load_records
+from app.features.messages.queries import load_records
 from app.features.messages.render import render_tombstone
 from app.features.updates.log import lock_scopes
 from app.infra.cipher.keyring import Keyring, chat_key
+from app.infra.database.database import LONG_SECONDS
 from app.infra.database.tx import Tx
 from app.infra.services import Services
 from app.kernel.clock import format_time
@@ -43,12 +45,13 @@ class MessagesPersonalData:
         user_id = leaver.user_id
         for table in (HiddenMessageRow, MentionRow):
             while await services.db.write(
-                lambda tx, table=table: _forget_references(tx, table, user_id)
+                lambda tx, table=table: _forget_references(tx, table, user_id),
+                timeout_seconds=LONG_SECONDS,
             ):
                 pass
         after = ChatId(0)
         while chat := await services.db.read(
-            lambda tx, after=after: _next_chat(tx, user_id, after)
+            lambda tx, after=after: _next_chat(tx, user_id, after), timeout_seconds=LONG_SECONDS
         ):
             after, is_gone = chat
             # Of a private chat that went with the account nothing stays, whoever wrote it.
@@ -64,7 +67,9 @@ class MessagesPersonalData:
 
 async def _walk_messages(services: Services, user_id: UserId) -> AsyncIterator[object]:
     after = ChatId(0)
-    while chat := await services.db.read(lambda tx, after=after: _next_chat(tx, user_id, after)):
+    while chat := await services.db.read(
+        lambda tx, after=after: _next_chat(tx, user_id, after), timeout_seconds=LONG_SECONDS
+    ):
         after = chat_id = chat[0]
         pages = in_pages(
             services.db,
@@ -78,6 +83,7 @@ async def _page(tx: Tx, keyring: Keyring, chat_id: ChatId, user_id: UserId, afte
     ids = await _list_ids(tx, chat_id, of_user=user_id, after=MessageId(after), limit=_PAGE)
     records = await load_records(tx, ids)
     key = (await keyring.load(tx, [chat_key(chat_id)])).get(chat_key(chat_id))
+    attachments = await load_attachments(tx, keyring, records.values())
     items: list[dict[str, object]] = []
     for record in (records[it] for it in ids if it in records):
         if key is None or record.body is None or record.deleted_at is not None:
@@ -93,6 +99,7 @@ async def _page(tx: Tx, keyring: Keyring, chat_id: ChatId, user_id: UserId, afte
                 "type": record.type,
                 "text": content.text,
                 "entities": content.entities,
+                "attachments": attachments.get(record.id, []),
                 "reply_to_message_id": record.reply_to_id,
                 "first_written_at": None if origin is None else format_time(origin.created_at),
                 "created_at": format_time(record.created_at),
@@ -120,12 +127,15 @@ async def _erase_chat(services: Services, chat_id: ChatId, *, of_user: UserId | 
     after = MessageId(0)
     while True:
         found = await services.db.read(
-            lambda tx, after=after: _list_ids(tx, chat_id, of_user=of_user, after=after)
+            lambda tx, after=after: _list_ids(tx, chat_id, of_user=of_user, after=after),
+            timeout_seconds=LONG_SECONDS,
         )
         if not found:
             return
         begun = time.monotonic()
-        await services.db.write(lambda tx, found=found: _erase(tx, chat_id, found))
+        await services.db.write(
+            lambda tx, found=found: _erase(tx, chat_id, found), timeout_seconds=LONG_SECONDS
+        )
         after = found[-1]
         # Others send meanwhile.
         await asyncio.sleep(time.monotonic() - begun)
@@ -159,7 +169,7 @@ async def _erase(tx: Tx, chat_id: ChatId, message_ids: Sequence[MessageId]) -> N
     if not live:
         return
     ids = [record.id for record in live]
-    await empty_messages(tx, ids)
+    await empty_messages(tx, live)
     # Nobody will repeat a send of theirs, and a client may write anything into its id.
     await tx.execute(
         update(MessageRow)

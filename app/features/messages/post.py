@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.features.messages.content import check_content
+from app.features.messages.content import Content, check_caption, check_content
 from app.features.messages.errors import MessageEmpty
 from app.features.messages.forward import ForwardDraft, forward_messages
 from app.features.messages.render import Rendered
@@ -11,7 +11,7 @@ from app.features.messages.schemas import EntityInput, ForwardInput, SendMessage
 from app.features.messages.send import Draft, Sent, send_message
 from app.infra.cipher.keyring import Keyring
 from app.infra.database.database import Database
-from app.kernel.ids import UserId
+from app.kernel.ids import FileId, UserId
 from app.kernel.problems import FieldError, Invalid
 
 
@@ -32,10 +32,11 @@ class Posted:
 async def post_message(
     db: Database, keyring: Keyring, *, sender_id: UserId, body: SendMessage
 ) -> Posted:
-    """Send a text or forward messages.
+    """Send a text or files, or forward messages.
 
     Raises:
         validation_error: parts of the body exclude each other.
+        message_empty: there is neither a text nor a file.
         Further: see `send_message` and `forward_messages`.
     """
     forward = body.forward_from
@@ -43,18 +44,17 @@ async def post_message(
         draft = _read_forward(body, forward)
         sent = await forward_messages(db, keyring, sender_id=sender_id, draft=draft)
         return _render_forwarded(sent)
-    if body.text is None:
-        raise MessageEmpty(errors=[FieldError("text", "is needed")])
     one = await send_message(
         db,
         keyring,
         sender_id=sender_id,
         draft=Draft(
             chat_id=body.chat_id,
-            content=check_content(body.text, dump_entities(body.entities) or []),
+            content=_read_content(body),
             reply_to_id=body.reply_to_message_id,
             client_message_id=body.client_message_id,
             silent=body.silent,
+            attachments=_read_attachments(body),
         ),
     )
     return Posted(one.message, [one.message], created=one.created)
@@ -65,6 +65,22 @@ def dump_entities(entities: Sequence[EntityInput] | None) -> list[Mapping[str, o
     if entities is None:
         return None
     return [entity.model_dump(exclude_none=True) for entity in entities]
+
+
+def _read_content(body: SendMessage) -> Content:
+    entities = dump_entities(body.entities) or []
+    if body.attachments is not None:
+        return check_caption(body.text, entities)
+    if body.text is None:
+        raise MessageEmpty(errors=[FieldError("text", "is needed, or attachments")])
+    return check_content(body.text, entities)
+
+
+def _read_attachments(body: SendMessage) -> Sequence[FileId]:
+    file_ids = body.attachments or []
+    if len(set(file_ids)) < len(file_ids):
+        raise Invalid(errors=[FieldError("attachments", "must name each file once")])
+    return file_ids
 
 
 def _render_forwarded(sent: Sequence[Sent]) -> Posted:
@@ -92,7 +108,7 @@ def _read_forward(body: SendMessage, forward: ForwardInput) -> ForwardDraft:
 def _list_forward_faults(body: SendMessage, forward: ForwardInput) -> Sequence[FieldError]:
     faults = [
         FieldError(name, "does not go with forward_from")
-        for name in ("text", "entities", "reply_to_message_id")
+        for name in ("text", "entities", "attachments", "reply_to_message_id")
         if getattr(body, name) is not None
     ]
     count = len(forward.message_ids)

@@ -39,13 +39,19 @@ from app.features.chats.access import (
 from app.features.chats.models import ChatRow, ParticipantRow
 from app.features.chats.policy import MAX_READ_MARK_MEMBERS, ChatType, Membership
 from app.features.chats.queries import CHAT_REVISION
+from app.features.files.models import FileUseRow
 from app.features.messages.models import HiddenMessageRow, MentionRow, MessageRow
+from app.features.messages.policy import MEDIA_TYPES
 from app.features.users.models import BlockRow, UsernameRow
 from app.infra.cipher.revisions import raise_revisions, raise_selected, revision_of
-from app.infra.database.key_lists import KeyList, by_dialect, key_parameters
+from app.infra.database.key_lists import (
+    KeyList,
+    by_dialect,
+    key_parameters,
+)
 from app.infra.database.tx import Dialect, Tx
 from app.infra.database.upsert import insert_ignore
-from app.kernel.ids import MAX_ID, ChatId, MessageId, UserId
+from app.kernel.ids import MAX_ID, ChatId, FileId, MessageId, UserId
 
 T = TypeVar("T")
 Records = Select[*tuple[Any, ...]]
@@ -75,6 +81,7 @@ class MessageRecord(NamedTuple):
     target_sender_id: UserId | None
     target_body: bytes | None
     target_deleted_at: datetime | None
+    target_type: str | None
     revision: int = 0
     target_revision: int = 0
 
@@ -107,6 +114,7 @@ class ReplyTarget(NamedTuple):
     chat_id: ChatId
     sender_id: UserId
     body: bytes | None
+    type: str
     revision: int
 
 
@@ -137,6 +145,7 @@ _COLUMNS = (
     _Target.sender_id,
     _Target.body,
     _Target.deleted_at,
+    _Target.type,
     revision_of(MessageRow, MessageRow.id).label("revision"),
     revision_of(MessageRow, _Target.id).label("target_revision"),
 )
@@ -257,6 +266,40 @@ def _memberships(dialect: Dialect) -> Select[*tuple[Any, ...]]:
     )
 
 
+def _newest_with_file() -> Select[*tuple[Any, ...]]:
+    message_id = func.max(MessageRow.id)
+    newest = (
+        select(MessageRow.chat_id, message_id.label("message_id"))
+        .join_from(FileUseRow, MessageRow, MessageRow.id == FileUseRow.subject_id)
+        .join(
+            ParticipantRow,
+            and_(ParticipantRow.chat_id == MessageRow.chat_id, ParticipantRow.user_id == _USER),
+        )
+        .join(ChatRow, ChatRow.id == MessageRow.chat_id)
+        .where(
+            FileUseRow.file_id == bindparam("file_id", type_=BigInteger),
+            FileUseRow.kind == "message",
+            MessageRow.deleted_at.is_(None),
+            ChatRow.deleted_at.is_(None),
+            ~is_hidden(_USER),
+        )
+        .group_by(MessageRow.chat_id)
+        .having(message_id < bindparam("below", type_=BigInteger))
+        .order_by(message_id.desc())
+        .limit(bindparam("limit", type_=Integer))
+        .subquery("newest")
+    )
+    return (
+        select(newest.c.message_id, *CHAT_COLUMNS, *PARTICIPANT_COLUMNS)
+        .join_from(newest, ChatRow, ChatRow.id == newest.c.chat_id)
+        .join(
+            ParticipantRow,
+            and_(ParticipantRow.chat_id == ChatRow.id, ParticipantRow.user_id == _USER),
+        )
+        .order_by(newest.c.message_id.desc())
+    )
+
+
 def _current_members(dialect: Dialect) -> Select[ChatId, UserId, MessageId]:
     keys = KeyList(dialect, BigInteger, BigInteger)
     return (
@@ -285,6 +328,7 @@ _AROUND = by_dialect(_around)
 _SEEN = by_dialect(_seen)
 _HIDDEN = by_dialect(_hidden)
 _MEMBERSHIPS = by_dialect(_memberships)
+_NEWEST_WITH_FILE = _newest_with_file()
 _CURRENT_MEMBERS = by_dialect(_current_members)
 _BLOCKS = by_dialect(_blocks)
 _BY_IDS = _records().where(MessageRow.id.in_(bindparam("ids", expanding=True)))
@@ -298,6 +342,7 @@ _REPLY_TARGETS = select(
     MessageRow.chat_id,
     MessageRow.sender_id,
     MessageRow.body,
+    MessageRow.type,
     revision_of(MessageRow, MessageRow.id),
 ).where(MessageRow.id.in_(bindparam("ids", expanding=True)), MessageRow.deleted_at.is_(None))
 _HEADINGS = select(
@@ -367,6 +412,17 @@ async def find_record_for(
         return None
     *fields, is_hidden = row
     return MessageRecord._make(fields), bool(is_hidden)
+
+
+async def list_newest_with(
+    tx: Tx, user_id: UserId, file_id: FileId, *, below: MessageId, limit: int
+) -> list[tuple[MessageId, Membership]]:
+    """For each chat that the user is or was in, the newest message that shows the file and that they did not
+    delete for themselves, and their membership; of those below an id, the newest first.
+    """
+    parameters = {"user_id": user_id, "file_id": file_id, "below": below, "limit": limit}
+    rows = await tx.all(_NEWEST_WITH_FILE, parameters)
+    return [(row.message_id, membership_from_row(row, now=tx.now)) for row in rows]
 
 
 async def list_newest(tx: Tx, bounds: PageBounds, *, count: int) -> list[MessageRecord]:
@@ -499,6 +555,31 @@ async def load_marks(
     return {(row[0], row[1]): row[2] for row in rows}
 
 
+async def list_media(
+    tx: Tx,
+    chat_id: ChatId,
+    *,
+    after_seq: int,
+    upto: MessageId | None,
+    live_only: bool,
+    limit: int,
+) -> list[tuple[MessageId, int]]:
+    """(id, seq) of the messages of a chat that show or showed attachments, in their order: all, or up to and
+    with this id.
+    """
+    statement = select(MessageRow.id, MessageRow.seq).where(
+        MessageRow.chat_id == chat_id,
+        MessageRow.seq > after_seq,
+        MessageRow.type.in_(sorted(MEDIA_TYPES)),
+    )
+    if upto is not None:
+        statement = statement.where(MessageRow.id <= upto)
+    if live_only:
+        statement = statement.where(MessageRow.deleted_at.is_(None))
+    rows = await tx.all(statement.order_by(MessageRow.seq).limit(limit))
+    return [(row.id, row.seq) for row in rows]
+
+
 async def insert_messages(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
     await tx.execute(_INSERT_MESSAGES, rows)
 
@@ -545,15 +626,10 @@ async def set_body(tx: Tx, message_id: MessageId, body: bytes) -> None:
     )
 
 
-async def empty_message(tx: Tx, message_id: MessageId) -> None:
-    """Leave of a message what its tombstone and the repeat of its send need, and nothing else. Who puts
-    its body back finds that it does not open.
+async def empty_bodies(tx: Tx, message_ids: Sequence[MessageId]) -> None:
+    """Leave of messages what their tombstones and the repeats of their sends need, and nothing else. Who
+    puts a body back finds that it does not open.
     """
-    await empty_messages(tx, [message_id])
-
-
-async def empty_messages(tx: Tx, message_ids: Sequence[MessageId]) -> None:
-    """As `empty_message`, for several."""
     await raise_revisions(tx, MessageRow, message_ids)
     await tx.execute(
         update(MessageRow)

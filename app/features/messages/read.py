@@ -50,15 +50,17 @@ async def mark_read(
     await db.write_grouped(apply_marks, Mark(user_id, chat_id, message_id))
 
 
-async def apply_marks(tx: Tx, items: Sequence[Mark]) -> Sequence[Problem | Busy | None]:
+async def apply_marks(
+    tx: Tx, items: Sequence[Mark], *, may_wait: bool
+) -> Sequence[Problem | Busy | None]:
     """All marks of a group, each with its own outcome; more marks do not mean more statements."""
     told = await find_chats_told_of_marks(tx, {mark.chat_id for mark in items})
     scopes = {mark: _list_scopes(mark, told) for mark in items}
-    lock = lock_scopes if len(items) == 1 else try_lock_scopes
+    lock = lock_scopes if may_wait else try_lock_scopes
     log = await lock(tx, {scope for wanted in scopes.values() for scope in wanted})
     ready = [m for m in items if all(log.is_locked(scope) for scope in scopes[m])]
     if not ready:
-        return [ChatNotFound() if len(items) == 1 else BUSY for _ in items]
+        return [ChatNotFound() if may_wait else BUSY for _ in items]
     memberships = await load_memberships(tx, {(mark.chat_id, mark.user_id) for mark in ready})
     chats = await find_chats_of(tx, {mark.message_id for mark in ready})
     outcomes: list[Problem | Busy | None] = []

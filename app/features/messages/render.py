@@ -9,6 +9,8 @@ from typing import Literal, NotRequired, TypedDict, cast
 
 from app.features.chats.policy import ChatFacts, ChatType
 from app.features.chats.render import open_field
+from app.features.files.views import FileView
+from app.features.messages.attachments import load_attachments
 from app.features.messages.content import EXCERPT_LENGTH, Content, find_content
 from app.features.messages.forwards import ForwardOrigin, parse_origin
 from app.features.messages.policy import SERVICE
@@ -35,9 +37,13 @@ class ChatSender(TypedDict):
 
 
 class ReplyView(TypedDict):
-    """A target that was deleted, or that not all readers may see, shows nothing but its id."""
+    """A target that was deleted, or that not all readers may see, shows nothing but its id.
+
+    `type`: what it is, which is all there is of a photo without a caption.
+    """
 
     message_id: MessageId
+    type: NotRequired[str]
     sender: NotRequired[Sender | ChatSender]
     text_excerpt: NotRequired[str]
 
@@ -70,7 +76,7 @@ class MessageView(TypedDict):
     type: str
     text: str | None
     entities: Sequence[EntityDocument]
-    attachments: list[object]
+    attachments: Sequence[FileView]
     reply_to: ReplyView | None
     forward_from: ForwardView | None
     client_message_id: str | None
@@ -162,6 +168,7 @@ async def _load_desk(
         floors=floors or {},
         origins=origins,
         contents=contents,
+        attachments=await load_attachments(tx, keyring, live),
         keys=await keyring.load(
             tx, [chat_key(chat_id) for chat_id in {r.chat_id for r in live} | headings.keys()]
         ),
@@ -194,6 +201,7 @@ class _Desk:
     floors: Mapping[ChatId, int]
     origins: Mapping[MessageId, ForwardOrigin]
     contents: Mapping[MessageId, Content]
+    attachments: Mapping[int, Sequence[FileView]]
     keys: Mapping[str, DataKey]
     senders: dict[UserId, Sender]
 
@@ -224,7 +232,7 @@ class _Desk:
             "type": record.type,
             "text": content.text,
             "entities": content.entities,
-            "attachments": [],
+            "attachments": self.attachments.get(record.id, []),
             "reply_to": self._render_reply(record, key),
             "forward_from": self._render_forward(record, content),
             "client_message_id": record.client_message_id,
@@ -269,6 +277,8 @@ class _Desk:
         target = find_content(key, record.reply_to_id, record.target_body, record.target_revision)
         if target is None:
             return view
+        if record.target_type is not None:
+            view["type"] = record.target_type
         if record.target_sender_id is not None:
             view["sender"] = self._render_sender(record, record.target_sender_id)
         if target.text is not None:

@@ -4,11 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from app.features.messages.content import MAX_TEXT_LENGTH
+from app.features.files.schemas import File
+from app.features.messages.content import MAX_CAPTION_LENGTH, MAX_TEXT_LENGTH
+from app.features.messages.policy import MAX_ATTACHMENTS
 from app.kernel.entities import MAX_ENTITIES, MAX_URL_LENGTH
 from app.transport.http.fields import (
     ChatIdField,
     ClientMessageId,
+    FileIdField,
     MessageIdField,
     StrictModel,
     UserIdField,
@@ -21,8 +24,11 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Text = Annotated[
     str,
     Field(
-        description=f"1 to {MAX_TEXT_LENGTH} UTF-16 code units, not only white space; kept as sent.",
-        json_schema_extra={"minLength": 1, "maxLength": MAX_TEXT_LENGTH, "pattern": r"\S"},
+        description=(
+            f"1 to {MAX_TEXT_LENGTH} UTF-16 code units, not only white space; kept as sent. With attachments"
+            f" it is their caption: up to {MAX_CAPTION_LENGTH}, and may be empty."
+        ),
+        json_schema_extra={"maxLength": MAX_TEXT_LENGTH, "pattern": r"^$|\S"},
     ),
 ]
 EntityTypeWord = Literal[
@@ -54,6 +60,8 @@ ServiceActionWord = Literal[
     "member_removed",
     "title_changed",
     "owner_changed",
+    "photo_changed",
+    "photo_removed",
 ]
 
 
@@ -91,12 +99,29 @@ class ForwardInput(StrictModel):
     ) = None
 
 
+Attachments = Annotated[
+    list[FileIdField],
+    Field(
+        min_length=1,
+        max_length=MAX_ATTACHMENTS,
+        description=(
+            "Files that I have uploaded, each once: photos and videos, or audio files, or documents, or"
+            " one voice message."
+        ),
+        json_schema_extra={"uniqueItems": True},
+    ),
+]
+
+
 class SendMessage(StrictModel):
-    """Either `text`, perhaps with `entities` and as a reply, or `forward_from`."""
+    """Either `text` or `attachments`, perhaps with a caption as `text`, with `entities` and as a reply; or
+    `forward_from`.
+    """
 
     chat_id: ChatIdField
     text: Text | None = None
     entities: Entities | None = None
+    attachments: Attachments | None = None
     reply_to_message_id: MessageIdField | None = None
     forward_from: ForwardInput | None = None
     client_message_id: ClientMessageId | None = None
@@ -104,7 +129,9 @@ class SendMessage(StrictModel):
 
 
 class EditMessage(StrictModel):
-    """Without `text` the old text gets the new `entities`; a new text without `entities` has none."""
+    """Without `text` the old text gets the new `entities`; a new text without `entities` has none. An
+    empty text takes a caption away.
+    """
 
     text: Text | None = None
     entities: Entities | None = None
@@ -160,6 +187,7 @@ class ReplyTo(BaseModel):
     """Of a message that was deleted, or that I may not see, only the id."""
 
     message_id: int
+    type: MessageTypeWord | None = None
     sender: UserSender | ChatSender | None = None
     text_excerpt: str | None = None
 
@@ -184,7 +212,8 @@ class ServiceEvent(BaseModel):
 
 
 class Message(BaseModel):
-    """The same for every viewer. `service` is there for type `service` alone, `silent` (notify
+    """The same for every viewer. With attachments `type` is that of the first, and `text` the caption, null
+    without one. `service` is there for type `service` alone, `silent` (notify
     without a sound) only when it is true.
     """
 
@@ -194,7 +223,7 @@ class Message(BaseModel):
     type: MessageTypeWord
     text: str | None
     entities: list[Entity]
-    attachments: list[dict[str, object]]
+    attachments: list[File]
     reply_to: ReplyTo | None
     forward_from: ForwardFrom | None
     client_message_id: str | None

@@ -1,16 +1,19 @@
-"""Sending a text: sends that wait at the same moment share one transaction and its statements.
+"""Sending: texts that wait at the same moment share one transaction and its statements.
 
 A refused or repeated send takes no `seq`. Rights are read after the chat's lock, so that nobody's
-message gets in behind their removal.
+message gets in behind their removal. A send with attachments is a group by itself: it locks its files,
+behind the chat and in the order of their ids, which the files of several senders would not be in.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 from app.features.chats.errors import ChatNotFound, MemberNotFound
 from app.features.chats.policy import Membership
 from app.features.messages.access import judge_writing, list_block_pairs
 from app.features.messages.append import NewMessage, append_messages
+from app.features.messages.attachments import claim_attachments
 from app.features.messages.content import Content, canonical_body
 from app.features.messages.errors import ClientMessageIdReused, MessageNotFound
 from app.features.messages.mentions import MentionDirectory, open_directory
@@ -32,25 +35,31 @@ from app.infra.database.committer import BUSY, Busy
 from app.infra.database.database import Database
 from app.infra.database.errors import UniqueViolation
 from app.infra.database.tx import Tx
-from app.kernel.ids import ChatId, MessageId, UserId
+from app.kernel.ids import ChatId, FileId, MessageId, UserId
 from app.kernel.problems import Problem
 from app.kernel.scopes import chat_scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """What somebody wants to say where; `content` is checked."""
+    """What somebody wants to say where; `content` is checked. `attachments`: at most 10, each once."""
 
     chat_id: ChatId
     content: Content
     reply_to_id: MessageId | None = None
     client_message_id: str | None = None
     silent: bool = False
+    attachments: Sequence[FileId] = ()
 
     @property
     def canonical(self) -> bytes:
         """What a repeat must have in common with the first send, beside the chat."""
-        return canonical_body(self.content, reply_to_id=self.reply_to_id, forward_of=None)
+        return canonical_body(
+            self.content,
+            reply_to_id=self.reply_to_id,
+            forward_of=None,
+            attachments=self.attachments,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +84,47 @@ async def send_message(db: Database, keyring: Keyring, *, sender_id: UserId, dra
 
     Raises:
         chat_not_found: the sender is not in the chat.
-        not_allowed: no right to write, or blocked by the other one of a private chat.
+        not_allowed: no right to write or to send media, or blocked by the other one of a private chat.
         peer_blocked: the sender has blocked the other one of a private chat.
         message_not_found: the message replied to.
         member_not_found: a `text_mention` of somebody who is not in the chat.
         client_message_id_reused: it stands for another body or chat.
+        file_not_found, attachments_mixed: see `claim_attachments`.
     """
     send = Send(keyring, sender_id, draft)
     try:
-        return await db.write_grouped(apply_sends, send)
+        return await _commit(db, send)
     except UniqueViolation:
         # The same client id raced into another chat, under another lock. That row is there now, and decides.
+        return await _commit(db, send)
+
+
+async def _commit(db: Database, send: Send) -> Sent:
+    if not send.draft.attachments:
         return await db.write_grouped(apply_sends, send)
 
+    async def work(tx: Tx) -> Sent:
+        [outcome] = await apply_sends(tx, [send], may_wait=True)
+        if isinstance(outcome, Problem):
+            raise outcome
+        # Never busy: whoever is alone waits for the lock.
+        return cast("Sent", outcome)
 
-async def apply_sends(tx: Tx, items: Sequence[Send]) -> Sequence[Sent | Problem | Busy]:
-    """All sends of a group, each with its own outcome; more sends do not mean more statements."""
-    lock = lock_scopes if len(items) == 1 else try_lock_scopes
+    return await db.write(work)
+
+
+async def apply_sends(
+    tx: Tx, items: Sequence[Send], *, may_wait: bool
+) -> Sequence[Sent | Problem | Busy]:
+    """All sends of a group, each with its own outcome; more sends do not mean more statements.
+
+    One with attachments is alone, see above; what is wrong with its files is raised.
+    """
+    lock = lock_scopes if may_wait else try_lock_scopes
     log = await lock(tx, {chat_scope(item.draft.chat_id) for item in items})
     waiting = [item for item in items if log.is_locked(chat_scope(item.draft.chat_id))]
     if not waiting:
-        return [ChatNotFound() if len(items) == 1 else BUSY for _ in items]
+        return [ChatNotFound() if may_wait else BUSY for _ in items]
     group = await _load_group(tx, waiting)
     plan = _Plan()
     outcomes = [
@@ -103,6 +132,7 @@ async def apply_sends(tx: Tx, items: Sequence[Send]) -> Sequence[Sent | Problem 
         for item in items
     ]
     keyring = items[0].keyring
+    await _claim_attachments(tx, keyring, plan)
     views = await append_messages(tx, log, keyring, plan.messages)
     repeats = {outcome.message_id for outcome in outcomes if isinstance(outcome, _Repeat)}
     repeated = await _load_repeated(tx, keyring, group, repeats)
@@ -206,7 +236,10 @@ def _decide(group: _Group, plan: _Plan, item: Send) -> _Outcome:
         return earlier
     if chat_key(draft.chat_id) not in group.keys:
         return KeyUnreadable()
-    problem = judge_writing(membership, group.blocks) or _judge_references(group, membership, draft)
+    media = bool(draft.attachments)
+    problem = judge_writing(
+        membership, group.blocks, text=not media, media=media
+    ) or _judge_references(group, membership, draft)
     if problem is not None:
         return problem
     if draft.client_message_id is not None:
@@ -275,7 +308,18 @@ def _make_message(group: _Group, membership: Membership, draft: Draft) -> NewMes
         mentioned=group.directory.list_mentioned(
             draft.chat_id, draft.content, by=membership.user_id
         ),
+        attachments=draft.attachments,
     )
+
+
+async def _claim_attachments(tx: Tx, keyring: Keyring, plan: _Plan) -> None:
+    """After all that may refuse the send or find it said already: a repeat may show files that have ended."""
+    for position, message in enumerate(plan.messages):
+        if message.attachments:
+            message_type = await claim_attachments(
+                tx, keyring, owner_id=message.sender_id, file_ids=message.attachments
+            )
+            plan.messages[position] = replace(message, type=message_type)
 
 
 def _finish(

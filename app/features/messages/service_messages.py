@@ -6,6 +6,7 @@ from app.features.chats.access import find_chat
 from app.features.chats.rules import ServiceAction
 from app.features.messages.append import NewMessage, append_messages
 from app.features.messages.content import Content
+from app.features.messages.empty import detach_all
 from app.features.messages.policy import SERVICE
 from app.features.messages.queries import erase_plain_bodies, erase_upto
 from app.features.updates.log import ScopeLog
@@ -48,8 +49,10 @@ class MessageEraser:
 
     async def erase_messages(self, tx: Tx, *, chat_id: ChatId, upto: MessageId) -> None:
         """As the Protocol: tombstones stay, so that replayed updates and repeated sends find them."""
+        await detach_all(tx, chat_id, upto=upto)
         await erase_upto(tx, chat_id, upto)
 
     async def erase_plain(self, tx: Tx, *, chat_id: ChatId) -> None:
-        """As the Protocol; sealed bodies stay, which without their key are noise."""
+        """As the Protocol; sealed bodies stay, which without their key are noise. Files have keys of their own."""
+        await detach_all(tx, chat_id)
         await erase_plain_bodies(tx, chat_id)

@@ -3,6 +3,7 @@
 from app.features.chats.access import get_membership
 from app.features.chats.policy import MAX_TYPING_MEMBERS, ChatType, Membership
 from app.features.messages.access import require_writing
+from app.features.messages.policy import may_write
 from app.features.updates.signals import publish_signal
 from app.infra.bus.port import Bus
 from app.infra.database.database import Database
@@ -11,6 +12,7 @@ from app.kernel.ids import ChatId, UserId
 from app.kernel.scopes import chat_scope
 
 TYPING = "typing"
+_MEDIA_ACTIONS = frozenset({"recording_voice", "recording_video", "uploading_file"})
 
 
 async def show_typing(
@@ -21,13 +23,15 @@ async def show_typing(
 
     Raises:
         chat_not_found: the user is not in the chat.
-        not_allowed: no right to write, or blocked by the other one of a private chat.
+        not_allowed: no right to write, or to send media, or blocked by the other one of a private chat.
         peer_blocked: the user has blocked the other one of a private chat.
     """
 
     async def work(tx: Tx) -> Membership:
         membership = await get_membership(tx, user_id, chat_id)
-        await require_writing(tx, membership)
+        # Whoever may do either ends what they showed.
+        is_media = action in _MEDIA_ACTIONS or (action == "cancel" and not may_write(membership))
+        await require_writing(tx, membership, text=not is_media, media=is_media)
         return membership
 
     chat = (await db.read(work)).chat

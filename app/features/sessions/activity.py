@@ -1,17 +1,19 @@
 """When a session was last used: noted in memory, written at most once a minute."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import bindparam, update
 
 from app.features.sessions.models import SessionRow
 from app.infra.database.columns import Timestamp
-from app.infra.database.database import Database
+from app.infra.database.database import LONG_SECONDS, Database
 from app.infra.database.tx import Tx
 from app.kernel.ids import SessionId
 
 FLUSH_INTERVAL = timedelta(seconds=10)
 _RESOLUTION = timedelta(minutes=1)
+_BATCH = 500
 
 _SET_LAST_USED = (
     update(SessionRow)
@@ -44,12 +46,15 @@ class Activity:
         if not self._unwritten:
             return
         unwritten, self._unwritten = self._unwritten, {}
-        rows = [
+        rows: list[dict[str, object]] = [
             {"used_id": session_id, "used_at": used_at, "before": used_at - _RESOLUTION}
             for session_id, used_at in sorted(unwritten.items())
         ]
 
-        async def work(tx: Tx) -> None:
-            await tx.execute(_SET_LAST_USED, rows)
+        for start in range(0, len(rows), _BATCH):
+            some = rows[start : start + _BATCH]
+            await db.write(lambda tx, some=some: _write(tx, some), timeout_seconds=LONG_SECONDS)
 
-        await db.write(work)
+
+async def _write(tx: Tx, rows: Sequence[dict[str, object]]) -> None:
+    await tx.execute(_SET_LAST_USED, rows)

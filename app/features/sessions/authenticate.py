@@ -11,7 +11,7 @@ from app.features.sessions.revocations import RevocationList
 from app.features.sessions.tickets import use_ticket
 from app.infra.logging.context import bind_user
 from app.infra.services import Services
-from app.infra.tokens.access import TokenInvalid
+from app.infra.tokens.access import TokenExpired, TokenInvalid
 from app.infra.tokens.opaque import Purpose, is_token
 from app.kernel.ids import ChatId, SessionId, UserId
 
@@ -36,8 +36,11 @@ async def authenticate(services: Services, access_token: str) -> CurrentSession:
     """
     try:
         claims = services.tokens.verify(access_token)
-    except TokenInvalid:
-        raise TokenRefused(headers=_CHALLENGE) from None
+    except TokenInvalid as fault:
+        refusal = TokenRefused(headers=_CHALLENGE)
+        # Every device meets this a few times an hour: it learns so that it must refresh.
+        refusal.event = "token_expired" if isinstance(fault, TokenExpired) else None
+        raise refusal from None
     if await services.rules.one(RevocationList).is_revoked(services.db, claims.session_id):
         raise TokenRefused(headers=_CHALLENGE)
     services.rules.one(Activity).touch(claims.session_id, services.clock.now())

@@ -15,6 +15,7 @@ from app.infra.services import Services
 from app.kernel.ids import SessionId, UserId
 from app.kernel.problems import Problem, Unauthenticated, Unavailable
 from app.transport.http.dependencies import ServicesDep
+from app.transport.http.limits import for_accounts
 
 _FOUND = "messenger.session"
 _bearer = HTTPBearer(
@@ -26,6 +27,7 @@ _bearer = HTTPBearer(
 )
 
 
+@for_accounts
 async def get_current_session(
     request: Request,
     services: ServicesDep,
@@ -70,7 +72,7 @@ async def _find_session(
 class SessionCallerFinder:
     """Who is calling, for limits. The session that it finds is that of the request."""
 
-    async def find_caller(self, services: Services, connection: HTTPConnection) -> UserId | None:
+    async def find_caller(self, services: Services, connection: HTTPConnection) -> UserId | Problem:
         """As `CallerFinder`.
 
         Raises:
@@ -82,8 +84,8 @@ class SessionCallerFinder:
             session = await get_current_session(request, services, credentials)
         except Unavailable:
             raise
-        except Problem:
-            return None
+        except Problem as problem:
+            return problem
         return session.user_id
 
 

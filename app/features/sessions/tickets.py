@@ -62,9 +62,11 @@ async def create_ticket(
     return ticket
 
 
-async def create_tickets(tx: Tx, wishes: Sequence[Wish]) -> Sequence[Problem | Busy | None]:
+async def create_tickets(
+    tx: Tx, wishes: Sequence[Wish], *, may_wait: bool
+) -> Sequence[Problem | Busy | None]:
     """All tickets of a group: after an outage everybody comes for one at the same moment."""
-    locked = await _lock_sessions(tx, [wish.session_id for wish in wishes])
+    locked = await _lock_sessions(tx, [wish.session_id for wish in wishes], may_wait=may_wait)
     await tx.execute(
         delete(TicketRow).where(TicketRow.session_id.in_(locked), TicketRow.expires_at <= tx.now)
     )
@@ -111,8 +113,11 @@ async def use_ticket(db: Database, ticket: str) -> UsedTicket | None:
     return await db.write_grouped(use_tickets, ticket_hash, at_most=_MAX_GROUP)
 
 
-async def use_tickets(tx: Tx, hashes: Sequence[bytes]) -> Sequence[UsedTicket | None]:
+async def use_tickets(
+    tx: Tx, hashes: Sequence[bytes], *, may_wait: bool
+) -> Sequence[UsedTicket | None]:
     """All of a group; of two uses of one ticket the first counts."""
+    del may_wait  # nobody holds a ticket for longer than it takes to use it
     rows = await tx.all(
         delete(TicketRow)
         .where(TicketRow.hash.in_(hashes))
@@ -145,10 +150,12 @@ async def find_live_users(
     return {row.id: (row.user_id, row.idle_expires_at) for row in rows}
 
 
-async def _lock_sessions(tx: Tx, session_ids: Sequence[SessionId]) -> set[SessionId]:
+async def _lock_sessions(
+    tx: Tx, session_ids: Sequence[SessionId], *, may_wait: bool
+) -> set[SessionId]:
     """So that nobody counts the tickets of a session while another adds one."""
     names = {f"session:{session_id}": session_id for session_id in session_ids}
-    if len(session_ids) == 1:
+    if may_wait:
         await tx.lock_names(names)
         return set(session_ids)
     return {names[name] for name in await tx.try_lock_names(names)}

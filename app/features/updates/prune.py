@@ -14,7 +14,7 @@ from typing import cast
 from sqlalchemy import bindparam, delete, select
 
 from app.features.updates.models import ScopeRow, UpdateRow
-from app.infra.database.database import Database
+from app.infra.database.database import LONG_SECONDS, Database
 from app.infra.database.tables import ServerStateRow
 from app.infra.database.tx import Tx
 from app.infra.database.upsert import upsert
@@ -90,7 +90,7 @@ async def claim_pass(db: Database) -> bool:
         await upsert(tx, ServerStateRow, [row], index=["name"], update=["value"])
         return True
 
-    return await db.write(work)
+    return await db.write(work, timeout_seconds=LONG_SECONDS)
 
 
 async def _find_expired(
@@ -98,7 +98,7 @@ async def _find_expired(
 ) -> tuple[Sequence[Scope], int | None]:
     """Scopes of the next page whose oldest row is too old, and where the page ends; None: it is the last."""
     parameters = {"of_kind": int(kind), "after_id": after_id}
-    rows = await db.read(lambda tx: tx.all(_SCOPES, parameters))
+    rows = await db.read(lambda tx: tx.all(_SCOPES, parameters), timeout_seconds=LONG_SECONDS)
     # A scope without rows has no oldest one, which the types of SQLAlchemy do not know.
     oldest = {scope_id: cast("datetime | None", created_at) for scope_id, created_at in rows}
     expired = [Scope(kind, scope_id) for scope_id, at in oldest.items() if at and at < before]
@@ -122,4 +122,4 @@ async def _forget(
                 unfinished.append(scope)
         return count, unfinished
 
-    return await db.write(work)
+    return await db.write(work, timeout_seconds=LONG_SECONDS)

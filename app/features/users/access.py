@@ -55,6 +55,17 @@ async def may_call(tx: Tx, caller: UserId, callee: UserId) -> bool:
     return callee in privacy and policy.may_call(privacy[callee], relations[callee])
 
 
+async def list_photos_seen(tx: Tx, viewer: UserId, user_ids: Collection[UserId]) -> list[UserId]:
+    """Those of `user_ids` whose photo the viewer may see."""
+    privacy = await load_privacy(tx, user_ids)
+    relations = await load_relations(tx, viewer, privacy)
+    return [
+        user_id
+        for user_id, choices in privacy.items()
+        if policy.may_see_photo(choices, relations[user_id])
+    ]
+
+
 async def load_privacy(tx: Tx, user_ids: Collection[UserId]) -> dict[UserId, policy.Privacy]:
     """Of those who exist and are not deleted."""
     ids = sorted(set(user_ids))

@@ -1,6 +1,9 @@
 """What people add to the server."""
 
+from app.features.files.rules import FileAudience
+from app.features.users.jobs import JOBS
 from app.features.users.personal_data import UsersPersonalData
+from app.features.users.photos import UserPhotos
 from app.features.users.routes import router
 from app.features.users.updates import (
     fill_blocked_changed,
@@ -21,5 +24,6 @@ FEATURE = Feature(
         UpdateKind("contacts_changed", ScopeKind.USER, fill_contacts_changed),
         UpdateKind("blocked_changed", ScopeKind.USER, fill_blocked_changed),
     ),
-    rules=(Rule(PersonalData, UsersPersonalData()),),
+    jobs=JOBS,
+    rules=(Rule(PersonalData, UsersPersonalData()), Rule(FileAudience, UserPhotos())),
 )

@@ -5,12 +5,20 @@ Without it anyone could walk through all numbers and learn who has an account (a
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import ScalarSelect, delete, func, insert, select
 
 from app.features.users.errors import LookupsExhausted
-from app.features.users.models import ContactRow, PhoneLookupRow, UserRow
+from app.features.users.models import (
+    ContactRow,
+    PhoneLookupRow,
+    SpentLookupsRow,
+    UserRow,
+)
 from app.infra.cipher.blind_index import BlindIndex
+from app.infra.database.database import Database
+from app.infra.database.prune import prune_rows
 from app.infra.database.tx import Tx
 from app.kernel.clock import to_milliseconds
 from app.kernel.ids import UserId
@@ -54,12 +62,13 @@ async def spend_lookups(
     # A day's rows stay under one key, also while it is being changed.
     wanted = {digest: index.phone(phone) for phone in phones for digest in index.phones(phone)}
     new = set(wanted.values()) - await _find_known(tx, user_id, day, wanted)
-    spent = await tx.scalar(
-        select(func.count())
-        .select_from(PhoneLookupRow)
-        .where(PhoneLookupRow.user_id == user_id, PhoneLookupRow.day == day)
+    before = (
+        select(SpentLookupsRow.spent)
+        .join(UserRow, UserRow.phone_index == SpentLookupsRow.owner_index)
+        .where(UserRow.id == user_id, SpentLookupsRow.day == day)
+        .scalar_subquery()
     )
-    left = per_day - (spent or 0)
+    left = per_day - (await tx.scalar(select(_count(user_id, day) + func.coalesce(before, 0))) or 0)
     if len(new) > left:
         refused = Budget(per_day=per_day, left=max(0, left), reset_seconds=_DAY_SECONDS - second)
         raise LookupsExhausted(retry_after=refused.reset_seconds, headers=refused.headers)
@@ -68,6 +77,37 @@ async def spend_lookups(
         await tx.execute(insert(PhoneLookupRow), rows)
     return Budget(
         per_day=per_day, left=left - len(new), reset_seconds=_DAY_SECONDS - second, new=len(new)
+    )
+
+
+async def leave_spent(tx: Tx, *, user_id: UserId, phone_index: bytes) -> None:
+    """The account goes; whoever signs up with its number today goes on with what is left of the budget."""
+    day = _day(tx.now)
+    mine = SpentLookupsRow.owner_index == phone_index
+    before = select(SpentLookupsRow.spent).where(mine, SpentLookupsRow.day == day).scalar_subquery()
+    spent = await tx.scalar(select(_count(user_id, day) + func.coalesce(before, 0)))
+    await tx.execute(delete(SpentLookupsRow).where(mine))
+    if spent:
+        row = {"owner_index": phone_index, "day": day, "spent": spent}
+        await tx.execute(insert(SpentLookupsRow), [row])
+
+
+async def forget_spent(db: Database) -> None:
+    """What was spent on days that are over counts for nothing any more."""
+    await prune_rows(db, SpentLookupsRow, lambda now: SpentLookupsRow.day < _day(now))
+
+
+def _day(now: datetime) -> int:
+    """Days since 1970, in UTC."""
+    return to_milliseconds(now) // 1000 // _DAY_SECONDS
+
+
+def _count(user_id: UserId, day: int) -> ScalarSelect[int]:
+    return (
+        select(func.count())
+        .select_from(PhoneLookupRow)
+        .where(PhoneLookupRow.user_id == user_id, PhoneLookupRow.day == day)
+        .scalar_subquery()
     )
 
 

@@ -1,9 +1,10 @@
 """My own account, as only I see it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
+from app.features.files.photos import load_photos
 from app.features.users.errors import UserNotFound
-from app.features.users.people import load_people
+from app.features.users.people import Person, load_people
 from app.features.users.views import MeView, render_me
 from app.infra.cipher.keyring import Keyring
 from app.infra.database.database import Database
@@ -27,12 +28,21 @@ async def load_me(tx: Tx, keyring: Keyring, *, user_id: UserId) -> MeView:
     people = await load_people(tx, keyring, [user_id])
     if user_id not in people:
         raise UserNotFound
-    return render_me(people[user_id])
+    return (await _render(tx, keyring, people))[user_id]
 
 
 async def load_many_me(
     tx: Tx, keyring: Keyring, user_ids: Collection[UserId]
 ) -> dict[UserId, MeView]:
     """Each for its own person's eyes only."""
-    people = await load_people(tx, keyring, user_ids)
-    return {user_id: render_me(person) for user_id, person in people.items()}
+    return await _render(tx, keyring, await load_people(tx, keyring, user_ids))
+
+
+async def _render(
+    tx: Tx, keyring: Keyring, people: Mapping[UserId, Person]
+) -> dict[UserId, MeView]:
+    photos = await load_photos(tx, keyring, [person.photo_id for person in people.values()])
+    return {
+        user_id: render_me(person, photos.get(person.photo_id))
+        for user_id, person in people.items()
+    }

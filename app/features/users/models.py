@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.infra.cipher.places import sealed
 from app.infra.database.columns import BigId, Json
 from app.infra.database.tables import Row
-from app.kernel.ids import ChatId, UserId
+from app.kernel.ids import ChatId, FileId, UserId
 
 _OWN = sealed("personal", "user:{id}", revised=True)
 _OWNERS = sealed("personal", "user:{owner_id}", revised=True)
@@ -32,6 +32,8 @@ class UserRow(Row):
     bio: Mapped[bytes | None] = mapped_column(info=_OWN)
     language: Mapped[str | None]
     privacy: Mapped[object] = mapped_column(Json)
+    # A file that the slice `files` knows as this person's photo; no foreign key, or the tables would form a ring.
+    photo_id: Mapped[FileId | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
     last_seen_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]
@@ -111,3 +113,14 @@ class PhoneLookupRow(Row):
     )
     day: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     phone_index: Mapped[bytes] = mapped_column(primary_key=True)
+
+
+class SpentLookupsRow(Row):
+    """How many numbers deleted accounts of one phone had asked about on `day`: the next one has spent them already."""
+
+    __tablename__ = "spent_lookups"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012 - SQLAlchemy's API
+
+    owner_index: Mapped[bytes] = mapped_column(primary_key=True)
+    day: Mapped[int] = mapped_column(index=True)
+    spent: Mapped[int]

@@ -13,7 +13,7 @@ from app.infra.cipher.envelope import DataKey
 from app.infra.cipher.keyring import Keyring, user_key
 from app.infra.cipher.revisions import raise_revision, revision_of
 from app.infra.database.tx import Tx
-from app.kernel.ids import UserId
+from app.kernel.ids import FileId, UserId
 
 SealedColumn = Literal["phone", "first_name", "last_name", "bio"]
 SEALED: tuple[SealedColumn, ...] = ("phone", "first_name", "last_name", "bio")
@@ -29,6 +29,7 @@ _COLUMNS = (
     UserRow.bio,
     UserRow.language,
     UserRow.privacy,
+    UserRow.photo_id,
     UserRow.created_at,
     UserRow.last_seen_at,
     UserRow.deleted_at,
@@ -48,6 +49,7 @@ class Person:
     bio: str | None
     language: str | None
     privacy: Privacy
+    photo_id: FileId | None
     created_at: datetime
     last_seen_at: datetime | None
     is_deleted: bool
@@ -77,11 +79,24 @@ async def load_people(
                 bio=open_field(key, "bio", row.id, row.bio, row.revision),
                 language=None if is_deleted else row.language,
                 privacy=parse_privacy(row.privacy),
+                photo_id=None if is_deleted else row.photo_id,
                 created_at=row.created_at,
                 last_seen_at=None if is_deleted else row.last_seen_at,
                 is_deleted=is_deleted,
             )
     return people
+
+
+async def has_phone(tx: Tx, keyring: Keyring, user_id: UserId, phone: str) -> bool:
+    """Whether the account's sealed number says what its blind index did. The index alone is not to be believed:
+    whoever can write to the database gives it to another row, and would sign in there with a phone of their own.
+    """
+    person = (await load_people(tx, keyring, [user_id]))[user_id]
+    # Without its key there is nothing of the account to be had.
+    if person.is_deleted or person.phone == phone:
+        return True
+    keyring.report(UserRow.__tablename__, "phone_index", user_id)
+    return False
 
 
 def open_field(

@@ -5,9 +5,11 @@ from datetime import date, timedelta
 
 from sqlalchemy import delete, func, select, update
 
+from app.features.files.uses import remove_uses
 from app.features.updates.log import lock_scopes
 from app.features.users.access import load_privacy
 from app.features.users.address_book import load_saved, select_saved
+from app.features.users.lookups import leave_spent
 from app.features.users.me import load_me
 from app.features.users.models import (
     BlockRow,
@@ -19,6 +21,7 @@ from app.features.users.models import (
 )
 from app.features.users.policy import Privacy, render_privacy
 from app.infra.cipher.keyring import Keyring
+from app.infra.database.database import LONG_SECONDS
 from app.infra.database.tx import Tx
 from app.infra.services import Services
 from app.kernel.clock import format_time
@@ -35,8 +38,13 @@ class UsersPersonalData:
     """Answers `transport.personal_data.PersonalData`."""
 
     async def forget(self, tx: Tx, services: Services, leaver: Leaver) -> None:
-        """The row stays, emptied, so that the id is never given out twice; phone and username are free."""
+        """The row stays, emptied, so that the id is never given out twice; phone and username are free.
+        Nobody reads the photo any more.
+        """
         user_id = leaver.user_id
+        await remove_uses(tx, "user", [user_id])
+        if leaver.phone_index is not None:
+            await leave_spent(tx, user_id=user_id, phone_index=leaver.phone_index)
         for row, column in (
             (UsernameRow, UsernameRow.user_id),
             (UserNameTokenRow, UserNameTokenRow.user_id),
@@ -54,6 +62,7 @@ class UsersPersonalData:
             "bio": None,
             "language": None,
             "privacy": {},
+            "photo_id": None,
             "last_seen_at": None,
             "deleted_at": tx.now,
         }
@@ -61,9 +70,14 @@ class UsersPersonalData:
 
     async def erase(self, services: Services, leaver: Leaver) -> None:
         """From the lists of those who had blocked the person."""
-        while owners := await services.db.read(lambda tx: _list_blockers(tx, leaver.user_id)):
+        while owners := await services.db.read(
+            lambda tx: _list_blockers(tx, leaver.user_id), timeout_seconds=LONG_SECONDS
+        ):
             for owner in owners:
-                await services.db.write(lambda tx, owner=owner: _unblock(tx, owner, leaver.user_id))
+                await services.db.write(
+                    lambda tx, owner=owner: _unblock(tx, owner, leaver.user_id),
+                    timeout_seconds=LONG_SECONDS,
+                )
 
     def export(self, services: Services, user_id: UserId) -> Sequence[Section]:
         """Of contacts and blocks what the person saved; of look-ups how many: the numbers are not kept."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import delete, func, select, update
 
+from app.features.audit.phones import move_phones
 from app.features.updates.log import lock_scopes
 from app.features.users.models import UserRow
 from app.features.users.names import replace_name_tokens
@@ -22,7 +23,8 @@ from app.infra.cipher.blind_index import (
     find_index_state,
 )
 from app.infra.cipher.keyring import Keyring
-from app.infra.database.database import Database
+from app.infra.database.database import LONG_SECONDS, SCAN_SECONDS, Database
+from app.infra.database.pace import paced
 from app.infra.database.tables import ServerStateRow
 from app.infra.database.tx import Tx
 from app.infra.database.upsert import upsert
@@ -30,7 +32,7 @@ from app.kernel.scopes import user_scope
 from app.settings import SettingsError
 
 _AFTER_NAME = "index_rebuilt_after"
-_BATCH = 100
+BATCH = 100
 
 
 @dataclass(slots=True)
@@ -72,7 +74,7 @@ async def begin_rebuild(db: Database, older: BlindIndex, newer: BlindIndex) -> b
         await _set(tx, NEXT_NAME, newer.check_value())
         return True
 
-    return await db.write(work)
+    return await db.write(work, timeout_seconds=LONG_SECONDS)
 
 
 async def count_left(db: Database) -> int:
@@ -86,20 +88,26 @@ async def count_left(db: Database) -> int:
             or 0
         )
 
-    return await db.read(work)
+    return await db.read(work, timeout_seconds=SCAN_SECONDS)
 
 
 async def rebuild_index(
-    db: Database, keyring: Keyring, newer: BlindIndex, *, on_progress: Callable[[int], None]
+    db: Database,
+    keyring: Keyring,
+    newer: BlindIndex,
+    *,
+    on_progress: Callable[[int], None],
+    batch: int = BATCH,
 ) -> Rebuilt:
     """All accounts behind the last one that was done."""
     done = Rebuilt()
 
     async def work(tx: Tx) -> tuple[int, int]:
-        return await _rebuild_some(tx, keyring, newer)
+        return await _rebuild_some(tx, keyring, newer, batch)
 
     while True:
-        count, unreadable = await db.write(work)
+        async with paced(db.dialect):
+            count, unreadable = await db.write(work, timeout_seconds=LONG_SECONDS)
         if count == 0:
             return done
         done.accounts += count
@@ -117,17 +125,17 @@ async def finish_rebuild(db: Database, older: BlindIndex, newer: BlindIndex) -> 
             delete(ServerStateRow).where(ServerStateRow.name.in_([NEXT_NAME, _AFTER_NAME]))
         )
 
-    await db.write(work)
+    await db.write(work, timeout_seconds=LONG_SECONDS)
 
 
-async def _rebuild_some(tx: Tx, keyring: Keyring, newer: BlindIndex) -> tuple[int, int]:
-    """The next accounts: (how many, of them unreadable)."""
+async def _rebuild_some(tx: Tx, keyring: Keyring, newer: BlindIndex, limit: int) -> tuple[int, int]:
+    """Up to `limit` accounts: (how many, of them unreadable)."""
     after = await _find_after(tx)
     ids = await tx.scalars(
         select(UserRow.id)
         .where(UserRow.id > after, UserRow.phone_index.is_not(None))
         .order_by(UserRow.id)
-        .limit(_BATCH)
+        .limit(limit)
     )
     if not ids:
         return 0, 0
@@ -144,10 +152,14 @@ async def _index(tx: Tx, newer: BlindIndex, person: Person) -> None:
     if person.is_deleted:
         return
     if person.phone is not None:
+        phone_index = newer.phone(person.phone)
+        older = await tx.scalar(select(UserRow.phone_index).where(UserRow.id == person.id))
+        if older is not None and older != phone_index:
+            await move_phones(tx, {older: phone_index})
         await tx.execute(
             update(UserRow)
             .where(UserRow.id == person.id, UserRow.deleted_at.is_(None))
-            .values(phone_index=newer.phone(person.phone))
+            .values(phone_index=phone_index)
         )
     await replace_name_tokens(
         tx, newer, person.id, first_name=person.first_name, last_name=person.last_name

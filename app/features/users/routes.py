@@ -56,7 +56,7 @@ async def read_me(services: ServicesDep, session: CurrentSessionDep) -> Response
     return ok(await get_me(services.db, services.keyring, user_id=session.user_id))
 
 
-@router.put("/me", response_model=Me, responses=problem_responses(401, 409))
+@router.put("/me", response_model=Me, responses=problem_responses(401, 404, 409))
 async def change_me(services: ServicesDep, session: CurrentSessionDep, body: UpdateMe) -> Response:
     """Change any of these; others see it when they read me next. Texts are kept exactly as sent."""
     me = await update_profile(

@@ -4,11 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from app.features.files.schemas import Photo
 from app.features.users.import_contacts import MAX_ENTRIES
 from app.features.users.update_profile import LANGUAGE_PATTERN, MAX_BIO_LENGTH
 from app.kernel.phones import MAX_SPELLING_LENGTH
 from app.kernel.text import MAX_NAME_LENGTH
-from app.transport.http.fields import StrictModel, TextLength
+from app.transport.http.fields import FileIdField, StrictModel, TextLength
 
 FirstName = Annotated[str, TextLength(1, MAX_NAME_LENGTH)]
 LastName = Annotated[str, TextLength(0, MAX_NAME_LENGTH)]
@@ -37,6 +38,13 @@ class UpdateMe(StrictModel):
         | None
     ) = None
     language: Annotated[str, Field(pattern=LANGUAGE_PATTERN)] | None = None
+    photo: (
+        Annotated[
+            FileIdField,
+            Field(description="An upload of mine, of type `photo`. Null removes what is shown."),
+        ]
+        | None
+    ) = None
 
 
 class ContactEntry(StrictModel):
@@ -87,7 +95,7 @@ class Me(BaseModel):
     first_name: str
     last_name: str | None
     bio: str | None
-    photo: None
+    photo: Photo | None
     language: str | None
     created_at: Time
 
@@ -103,7 +111,7 @@ class User(BaseModel):
     first_name: str
     last_name: str | None
     bio: str | None
-    photo: None
+    photo: Annotated[Photo | None, Field(description="Null too where I may not see it.")]
     phone: Annotated[str, Field(description="E.164; only where its owner allows")] = _ABSENT
     is_contact: bool
     is_blocked: bool

@@ -5,6 +5,7 @@ from typing import TypedDict, cast
 
 from sqlalchemy import delete, update
 
+from app.features.files.photos import change_photo
 from app.features.updates.log import lock_scopes
 from app.features.users.errors import UsernameTaken, UserNotFound
 from app.features.users.me import load_me
@@ -17,7 +18,7 @@ from app.infra.cipher.keyring import Keyring
 from app.infra.database.database import Database
 from app.infra.database.tx import Tx
 from app.infra.database.upsert import insert_ignore
-from app.kernel.ids import UserId
+from app.kernel.ids import FileId, UserId
 from app.kernel.problems import FieldError, Invalid
 from app.kernel.scopes import user_scope
 from app.kernel.text import check_username, clean_about, clean_name
@@ -37,13 +38,15 @@ class ProfileChanges(TypedDict, total=False):
     bio: str | None
     username: str | None
     language: str | None
+    photo: FileId | None
 
 
 async def update_profile(
     db: Database, keyring: Keyring, index: BlindIndex, *, user_id: UserId, changes: ProfileChanges
 ) -> MeView:
     """Raises:
-    name_invalid, text_invalid, username_invalid, validation_error, username_taken
+    name_invalid, text_invalid, username_invalid, validation_error, username_taken, file_not_found,
+    photo_invalid
     """
     _check(changes)
 
@@ -59,6 +62,7 @@ async def update_profile(
             "bio": person.bio,
             "username": person.username,
             "language": person.language,
+            "photo": person.photo_id,
         }
         changed = {name: value for name, value in changes.items() if value != before[name]}
         if not changed:
@@ -125,4 +129,15 @@ async def _store(tx: Tx, keyring: Keyring, person: Person, changed: ProfileChang
     }
     if texts:
         values |= await reseal_fields(tx, keyring, person, texts)
+    if "photo" in changed:
+        values["photo_id"] = changed["photo"]
+        await change_photo(
+            tx,
+            keyring,
+            kind="user",
+            subject_id=person.id,
+            owner_id=person.id,
+            shown=person.photo_id,
+            wanted=changed["photo"],
+        )
     await tx.execute(update(UserRow).where(UserRow.id == person.id).values(values))

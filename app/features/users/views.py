@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NotRequired, TypedDict
 
+from app.features.files.photos import PhotoView, load_photos
 from app.features.users import policy
 from app.features.users.people import Person, load_people
 from app.features.users.relations import load_relations
@@ -26,14 +27,14 @@ class PresenceView(TypedDict):
 
 
 class UserView(TypedDict):
-    """`GET /users/{user_id}`; `is_deleted` is there only when it is true."""
+    """`GET /users/{user_id}`; `is_deleted` is there only when it is true. `photo` is null where it is hidden."""
 
     id: int
     username: str | None
     first_name: str
     last_name: str | None
     bio: str | None
-    photo: None
+    photo: PhotoView | None
     phone: NotRequired[str]
     is_contact: bool
     is_blocked: bool
@@ -50,7 +51,7 @@ class MeView(TypedDict):
     first_name: str
     last_name: str | None
     bio: str | None
-    photo: None
+    photo: PhotoView | None
     language: str | None
     created_at: str
 
@@ -64,6 +65,7 @@ class Profile:
     first_name: str
     last_name: str | None
     bio: str | None
+    photo: PhotoView | None
     phone: str | None
     is_contact: bool
     is_blocked: bool
@@ -75,11 +77,18 @@ class Profile:
 async def load_profiles(
     tx: Tx, keyring: Keyring, *, viewer: UserId, user_ids: Collection[UserId]
 ) -> dict[UserId, Profile]:
-    """Those of `user_ids` that are or were accounts, in at most four statements."""
+    """Those of `user_ids` that are or were accounts, in at most four statements, and those of their photos."""
     people = await load_people(tx, keyring, user_ids)
     relations = await load_relations(tx, viewer, people)
+    shown = {
+        user_id: person.photo_id
+        for user_id, person in people.items()
+        if policy.may_see_photo(person.privacy, relations[user_id])
+    }
+    photos = await load_photos(tx, keyring, shown.values())
     return {
-        user_id: _apply_privacy(person, relations[user_id]) for user_id, person in people.items()
+        user_id: _apply_privacy(person, relations[user_id], photos.get(shown.get(user_id)))
+        for user_id, person in people.items()
     }
 
 
@@ -102,7 +111,7 @@ def render_profile(profile: Profile, *, is_online: bool) -> UserView:
         first_name=profile.first_name,
         last_name=profile.last_name,
         bio=profile.bio,
-        photo=None,
+        photo=profile.photo,
         is_contact=profile.is_contact,
         is_blocked=profile.is_blocked,
         presence=presence,
@@ -114,7 +123,7 @@ def render_profile(profile: Profile, *, is_online: bool) -> UserView:
     return view
 
 
-def render_me(person: Person) -> MeView:
+def render_me(person: Person, photo: PhotoView | None) -> MeView:
     """For the person alone."""
     return MeView(
         id=person.id,
@@ -123,13 +132,14 @@ def render_me(person: Person) -> MeView:
         first_name=person.first_name,
         last_name=person.last_name,
         bio=person.bio,
-        photo=None,
+        photo=photo,
         language=person.language,
         created_at=format_time(person.created_at),
     )
 
 
-def _apply_privacy(person: Person, relation: policy.Relation) -> Profile:
+def _apply_privacy(person: Person, relation: policy.Relation, photo: PhotoView | None) -> Profile:
+    """`photo`: as far as the viewer may see it."""
     privacy = person.privacy
     return Profile(
         id=person.id,
@@ -137,6 +147,7 @@ def _apply_privacy(person: Person, relation: policy.Relation) -> Profile:
         first_name=person.first_name,
         last_name=person.last_name,
         bio=person.bio,
+        photo=photo,
         phone=person.phone if policy.may_see_phone(privacy, relation) else None,
         is_contact=relation.is_my_contact,
         is_blocked=relation.is_blocked_by_me,

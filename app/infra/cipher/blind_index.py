@@ -13,6 +13,8 @@ from collections.abc import Mapping
 
 from sqlalchemy import delete, select
 
+from app.infra.cipher.keyring import KeyUnreadable
+from app.infra.cipher.models import KeyRow
 from app.infra.database.database import Database
 from app.infra.database.tables import ServerStateRow
 from app.infra.database.tx import Tx
@@ -89,6 +91,7 @@ async def open_blind_index(
     check = index.check_value()
     state = await db.read(find_index_state)
     if CHECK_NAME not in state:
+        await db.read(_refuse_accounts)
         state = await db.write(lambda tx: _keep_check(tx, check))
     _judge(index, state)
     known = None if index.newer is None else index.newer.check_value()
@@ -105,12 +108,18 @@ async def prove_index_key(db: Database, index_key: bytes, newer_key: bytes | Non
 
 
 async def choose_index(tx: Tx, index: BlindIndex) -> BlindIndex:
-    """What rows are to be written under; whoever begins a rebuild waits for this transaction."""
-    if index.newer is None:
-        return index
+    """What rows are to be written under; whoever begins a rebuild waits for this transaction.
+
+    Raises:
+        key_unreadable: a rebuild was begun under a key that this process was not started with. It finds
+            nobody whom that has moved, and would let their phones register twice.
+    """
     state = await find_index_state(tx, lock=True)
-    newer = index.newer.check_value()
-    return index.newer if newer in {state.get(NEXT_NAME), state.get(CHECK_NAME)} else index
+    wanted = state.get(NEXT_NAME, state.get(CHECK_NAME))
+    for known in index.all():
+        if wanted in {None, known.check_value()}:
+            return known
+    raise KeyUnreadable
 
 
 async def find_index_state(tx: Tx, *, lock: bool = False) -> dict[str, str]:
@@ -137,6 +146,16 @@ def _judge(index: BlindIndex, state: Mapping[str, str]) -> None:
     is_changed = newer == state[CHECK_NAME] and own == state.get(OLD_NAME)
     if own != state[CHECK_NAME] and not is_changed:
         raise SettingsError([_WRONG_KEY])
+
+
+async def _refuse_accounts(tx: Tx) -> None:
+    """Never start anew over accounts: with another key nobody would be found again."""
+    if await tx.scalar(select(KeyRow.id).where(KeyRow.id.startswith("user:")).limit(1)) is not None:
+        fault = (
+            "INDEX_KEY: this database holds accounts but has lost the row that proves the key; "
+            "restore it from a backup"
+        )
+        raise SettingsError([fault])
 
 
 async def _keep_check(tx: Tx, check: str) -> dict[str, str]:

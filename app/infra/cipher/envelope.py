@@ -14,7 +14,11 @@ from collections.abc import Mapping
 from typing import Protocol, overload
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from app.infra.cipher.chunks import ObjectCipher
 
 KEY_BYTES = 32
 
@@ -50,7 +54,7 @@ class DataKey:
     names.
     """
 
-    __slots__ = ("_ciphers", "_fingerprint_keys", "_guard", "_version", "owner")
+    __slots__ = ("_ciphers", "_fingerprint_keys", "_guard", "_object_secret", "_version", "owner")
 
     def __init__(
         self,
@@ -71,6 +75,8 @@ class DataKey:
             version: fingerprint_key(secret) for version, secret in secrets.items()
         }
         self._version = max(self._ciphers)
+        # Objects are never written anew, so that what seals them is the first version.
+        self._object_secret = secrets[min(secrets)]
 
     def __repr__(self) -> str:
         return f"DataKey({self.owner!r}, version={self._version})"
@@ -203,12 +209,29 @@ class DataKey:
         except CiphertextInvalid:
             return None
 
+    def object_cipher(self, object_name: str) -> ObjectCipher:
+        """For an object of the storage: under a key of its own, derived from this one (RFC 5869)."""
+        info = f"v1|object|{object_name}".encode()
+        hkdf = HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=None, info=info)
+        guard = self._guard
+
+        def report() -> None:
+            if guard is not None:
+                guard.report("objects", "bytes", object_name)
+
+        return ObjectCipher(hkdf.derive(self._object_secret), on_invalid=report)
+
     def fingerprint(self, value: bytes) -> bytes:
         """Tells later whether another value is the same: `key version (u32) | HMAC-SHA256 (16)`.
 
         Keyed, because a plain hash of a short text can be reversed.
         """
         return self._fingerprint(value, self._version)
+
+    def list_fingerprints(self, value: bytes) -> list[bytes]:
+        """Those that were made of `value` under any version of this key, the newest first."""
+        versions = sorted(self._fingerprint_keys, reverse=True)
+        return [self._fingerprint(value, version) for version in versions]
 
     def has_fingerprint(self, value: bytes, fingerprint: bytes) -> bool:
         """Whether `fingerprint` was made of `value`, under whichever version of this key."""

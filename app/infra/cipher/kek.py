@@ -123,6 +123,17 @@ async def prove_master_key(db: Database, master_key: bytes) -> Kek:
     raise SettingsError([fault])
 
 
+def rounds_fault(kdf: Kdf, least: int) -> list[str]:
+    """What is to be said of a database whose keys are too cheap to guess; empty: they are not."""
+    if kdf.rounds >= least:
+        return []
+    fault = (
+        f"MASTER_KEY: this database was made with PBKDF2_ROUNDS={kdf.rounds}, "
+        f"production needs {least} or more"
+    )
+    return [fault]
+
+
 async def has_keys(db: Database) -> bool:
     """Whether this database was set up before; False also where it has no tables yet."""
 

@@ -17,7 +17,7 @@ import structlog
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, or_, select, update
 
 from app.infra.cipher.envelope import (
     KEY_BYTES,
@@ -38,15 +38,25 @@ from app.infra.cipher.kek import (
     open_link,
     parse_kdfs,
     prove_master_key,
+    rounds_fault,
 )
 from app.infra.cipher.models import KeyRow
-from app.infra.cipher.places import Kind, find_kind
-from app.infra.cipher.stored_forms import STATE_NAMES, kinds_that_hold_plain
+from app.infra.cipher.places import Kind, find_kind, list_places
+from app.infra.cipher.stored_forms import (
+    CONVERTING,
+    KINDS,
+    SEALED,
+    STATE_NAMES,
+    change_form,
+    note_forms,
+    read_form,
+    set_form,
+)
 from app.infra.database.database import Database
 from app.infra.database.tables import ServerStateRow
 from app.infra.database.tx import Tx
 from app.infra.database.upsert import insert_ignore, upsert
-from app.kernel.ids import ChatId, UserId
+from app.kernel.ids import BlobId, ChatId, UserId
 from app.kernel.problems import Unavailable
 from app.settings import SettingsError
 
@@ -59,6 +69,10 @@ _WATCHED = (KDF_NAME, NEXT_NAME, GENERATION_NAME, *STATE_NAMES)
 # Measured: 2.5 KiB a key, of which each chat and user that is active on this worker holds one.
 _CACHE_SIZE = 20_000
 _RECORD_BYTES = 4 + KEY_BYTES
+# In the wrapped root, where a retired version would stand (none is 0): since then the notes of how data is stored
+# have marks. Who can write to the database cannot take it out of there, and so cannot go back to before.
+_MARKS_BEGAN = 0
+_MARKS_RECORD = _MARKS_BEGAN.to_bytes(4, "big") + bytes(KEY_BYTES)
 _REPORTS_KEPT = 1_000
 _REPORT_SECONDS = 60.0
 
@@ -80,6 +94,29 @@ def user_key(user_id: UserId) -> str:
 def chat_key(chat_id: ChatId) -> str:
     """The owner's name of what belongs to one chat."""
     return f"chat:{chat_id}"
+
+
+def blob_key(blob_id: BlobId) -> str:
+    """The owner's name of the bytes of stored files, and of what is said about them."""
+    return f"blob:{blob_id}"
+
+
+def seals_objects(owner: str) -> bool:
+    """Whether what lies in the storage is under this key. It is never sealed anew, so that the key is never
+    renewed; it is wrapped anew like all others, and goes with what it seals.
+    """
+    return owner.startswith(("blob:", "upload:"))
+
+
+def seals_the_record(owner: str) -> bool:
+    """Whether only rows of the audit record are under this key, which never change: it is never renewed
+    either, and goes with the number's account or the retention of events.
+    """
+    return owner.startswith("phone:")
+
+
+def make_secret() -> bytes:
+    return os.urandom(KEY_BYTES)
 
 
 async def open_keyring(
@@ -108,12 +145,8 @@ async def open_keyring(
         await db.write(lambda tx: _create_kdf(tx, rounds))
         kdfs = await db.read(find_kdfs)
     kdf = kdfs[KDF_NAME]
-    if kdf.rounds < least_rounds:
-        fault = (
-            f"MASTER_KEY: this database was made with PBKDF2_ROUNDS={kdf.rounds}, "
-            f"production needs {least_rounds} or more"
-        )
-        raise SettingsError([fault])
+    if fault := rounds_fault(kdf, least_rounds):
+        raise SettingsError(fault)
     if kek is None:
         kek = await (derive_kek(kdf, master_key) if is_new else prove_master_key(db, master_key))
     keyring = Keyring(kek.key, version=kek.version, personal=personal, messages=messages)
@@ -139,8 +172,7 @@ class Keyring:
         version: int = 1,
     ) -> None:
         """`kek`: 32 bytes, of this `version`."""
-        self.personal = personal
-        self.messages = messages
+        self._wanted: dict[Kind, bool] = {"personal": personal, "messages": messages}
         self.on_invalid: Callable[[str, str, int | str], None] = _log_invalid
         self._kek = Kek(version, kek)
         self._ciphers: dict[int, AESGCM] = {version: AESGCM(kek)}
@@ -151,8 +183,19 @@ class Keyring:
         self._generation: str | None = None
         self._heard_at: float | None = None
         self._kinds: dict[tuple[str, str], Kind | None] = {}
-        self._plain: frozenset[Kind] = frozenset({"personal", "messages"})
+        self._forms: dict[Kind, str | None] = {}
+        self._trusts_unmarked = False
         self._reported: dict[tuple[str, str, int | str], float] = {}
+
+    @property
+    def personal(self) -> bool:
+        """Whether personal data is to be sealed now."""
+        return self._seals("personal")
+
+    @property
+    def messages(self) -> bool:
+        """Whether messages are to be sealed now."""
+        return self._seals("messages")
 
     def derive(self, purpose: str) -> bytes:
         """32 bytes for one purpose (bus, cursors, ...), the same in every process of this
@@ -170,12 +213,20 @@ class Keyring:
 
     async def create_many(self, tx: Tx, owners: Sequence[str]) -> dict[str, DataKey]:
         """New keys in one statement."""
-        secrets = {owner: os.urandom(KEY_BYTES) for owner in owners}
+        return await self.adopt(tx, {owner: make_secret() for owner in owners})
+
+    def sealing_key(self, owner: str, secret: bytes) -> DataKey:
+        """For what is sealed before its owner has a row; `adopt` the secret, or it opens for nobody."""
+        return DataKey(owner, {1: secret}, guard=self)
+
+    async def adopt(self, tx: Tx, secrets: Mapping[str, bytes]) -> dict[str, DataKey]:
+        """Keys of owners who have none, made of these secrets (`make_secret`), in one statement."""
         if secrets:
+            await self._hear_if_stale(tx)
             kek_version = await self._choose_kek(tx)
             rows = [self._row(tx, *item, kek_version=kek_version) for item in secrets.items()]
             await tx.execute(insert(KeyRow), rows)
-        keys = {owner: DataKey(owner, {1: secret}, guard=self) for owner, secret in secrets.items()}
+        keys = {owner: self.sealing_key(owner, secret) for owner, secret in secrets.items()}
         self._uncommitted.setdefault(tx, {}).update(keys)
         tx.after_commit(lambda: self._remember(keys))
         return keys
@@ -229,6 +280,7 @@ class Keyring:
         """The keys of these owners, the missing ones by one query; an owner whose key was destroyed
         or does not open is absent.
         """
+        await self._hear_if_stale(tx)
         created = self._uncommitted.get(tx, {})
         keys: dict[str, DataKey] = {}
         missing: list[str] = []
@@ -273,12 +325,50 @@ class Keyring:
         rows = await tx.all(statement.where(ServerStateRow.name.in_(_WATCHED)))
         state = {row.name: row.value for row in rows}
         self._learn(state)
-        self._plain = kinds_that_hold_plain(state)
+        self._learn_forms(state)
         generation = state.get(GENERATION_NAME)
         if generation != self._generation or self._is_stale(asked_at):
             self._cache.clear()
         self._generation = generation
         self._heard_at = asked_at
+
+    async def note_forms(self, tx: Tx) -> list[Kind]:
+        """At start: note how this process stores data from now on.
+
+        Returns:
+            The kinds of which rows of the other form may remain.
+        """
+        noted = await note_forms(
+            tx, self._mark_key(), self._wanted, trusts_unmarked=self._trusts_unmarked
+        )
+        for name in noted.forged:
+            self.report("server_state", "value", name)
+        if self._trusts_unmarked:
+            await self._note_marks(tx)
+        return noted.mixed
+
+    async def begin_conversion(self, tx: Tx, kind: Kind) -> str | None:
+        """Every process seals from now on, as soon as it has heard, whatever its settings say.
+
+        Returns:
+            What `end_conversion` asks for; None: all is sealed already.
+        """
+        name = f"stored_{kind}"
+        found = select(ServerStateRow.value).where(ServerStateRow.name == name)
+        if await tx.scalar(found) == SEALED:
+            return None
+        return await set_form(tx, self._mark_key(), kind, CONVERTING)
+
+    async def end_conversion(self, tx: Tx, kind: Kind, form: str, *, begun: str | None) -> bool:
+        """`begun`: what `begin_conversion` gave, if it was called.
+
+        Returns:
+            False if a process was started meanwhile that stores otherwise.
+        """
+        if begun is None:
+            await set_form(tx, self._mark_key(), kind, form)
+            return True
+        return await change_form(tx, self._mark_key(), kind, form, but_for=begun)
 
     async def tell_all(self, tx: Tx) -> None:
         """Let every process forget the keys that it holds: within `LEASE_SECONDS` they all have."""
@@ -300,7 +390,9 @@ class Keyring:
             )
             raise SettingsError([fault]) from None
         if ROOT_KEY in opened:
-            self._root = opened[ROOT_KEY].secrets[max(opened[ROOT_KEY].secrets)]
+            root = opened[ROOT_KEY]
+            self._root = root.secrets[max(root.secrets)]
+            self._trusts_unmarked = _MARKS_BEGAN not in root.retired
         return len(opened) == len((SERVER_KEY, ROOT_KEY))
 
     async def ensure_own_keys(self, tx: Tx) -> None:
@@ -316,7 +408,9 @@ class Keyring:
         if await insert_ignore(tx, KeyRow, [row], index=["id", "version"]):
             await _refuse_orphans(tx)
         # A database of before it was there gets one: cursors and codes that are out end once.
-        row = self._row(tx, ROOT_KEY, os.urandom(KEY_BYTES), kek_version=kek_version)
+        row = self._row(
+            tx, ROOT_KEY, os.urandom(KEY_BYTES) + _MARKS_RECORD, kek_version=kek_version
+        )
         await insert_ignore(tx, KeyRow, [row], index=["id", "version"])
         # Not from the cache and not into it: what stands here may still be rolled back.
         try:
@@ -331,7 +425,10 @@ class Keyring:
         if place not in self._kinds:
             self._kinds[place] = find_kind(table, column)
         kind = self._kinds[place]
-        return kind is None or kind in self._plain
+        if kind is None or kind == "always":
+            return kind is None
+        form = self._forms.get(kind)
+        return not self._wanted[kind] if form is None else form != SEALED
 
     def report(self, table: str, column: str, row: int | str) -> None:
         """As `Guard`."""
@@ -353,6 +450,47 @@ class Keyring:
             self._ciphers[newer.version] = open_link(self._kek, newer).cipher
         except CiphertextInvalid:
             self.report("server_state", "value", NEXT_NAME)
+
+    def _learn_forms(self, state: Mapping[str, str]) -> None:
+        mark_key = self._mark_key()
+        for kind in KINDS:
+            name = f"stored_{kind}"
+            was_sealing = self._seals(kind)
+            self._forms[kind] = read_form(mark_key, kind, state.get(name))
+            if self._forms[kind] is None:
+                self.report("server_state", "value", name)
+            if self._seals(kind) and not was_sealing:
+                log.warning("settings_overruled", kind=kind, by="python -m app.admin keys convert")
+
+    def _seals(self, kind: Kind) -> bool:
+        """Also in a process that was forgotten with settings of before: what it left plain would open for nobody
+        once all others are sealed.
+        """
+        return self._wanted[kind] or self._forms.get(kind) in {SEALED, CONVERTING}
+
+    def _mark_key(self) -> bytes:
+        return self.derive("stored-forms")
+
+    async def _note_marks(self, tx: Tx) -> None:
+        """Once, for a database of before there were any."""
+        await find_kdfs(tx, lock=True)  # a change of the master key waits: it writes this row too
+        statement = select(KeyRow.version, KeyRow.kek_version, KeyRow.wrapped)
+        for row in await tx.all(statement.where(KeyRow.id == ROOT_KEY)):
+            payload = self._unwrap(ROOT_KEY, row.version, row.kek_version, row.wrapped)
+            wrapped = wrap_key(
+                self._ciphers[row.kek_version],
+                payload + _MARKS_RECORD,
+                owner=ROOT_KEY,
+                version=row.version,
+                kek_version=row.kek_version,
+            )
+            same = (KeyRow.id == ROOT_KEY) & (KeyRow.wrapped == row.wrapped)
+            await tx.execute(update(KeyRow).where(same).values(wrapped=wrapped))
+        self._trusts_unmarked = False
+
+    async def _hear_if_stale(self, tx: Tx) -> None:
+        if self._is_stale(time.monotonic()):
+            await self.watch(tx)
 
     async def _choose_kek(self, tx: Tx) -> int:
         """The version to wrap with; whoever ends a change of the master key waits for this transaction.
@@ -481,11 +619,20 @@ async def _create_kdf(tx: Tx, rounds: int) -> None:
 
 
 async def _refuse_orphans(tx: Tx) -> None:
-    """Never start anew over data that was sealed under a set-up which is gone."""
+    """Never start anew over data that was sealed under keys or a set-up which are gone."""
     others = select(KeyRow.id).where(KeyRow.id.not_in([SERVER_KEY, ROOT_KEY])).limit(1)
     if await tx.scalar(others) is not None:
         fault = (
             "MASTER_KEY: this database holds encrypted data but has lost the row that its keys "
             "depend on; restore it from a backup"
+        )
+        raise SettingsError([fault])
+    sealed = [
+        select(place.row_id).where(place.column.is_not(None)).exists() for place in list_places()
+    ]
+    if sealed and await tx.scalar(select(or_(*sealed))):
+        fault = (
+            "MASTER_KEY: this database holds data and no keys; put them back by "
+            "`python -m app.admin keys restore`"
         )
         raise SettingsError([fault])

@@ -5,7 +5,7 @@ A value is replaced only if it is still the one that was read, so that nothing a
 is lost. Progress lies in the values themselves: whoever is cut off begins again and finds less to do.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,11 @@ from app.infra.cipher.keyring import Keyring
 from app.infra.cipher.places import Kind, Place
 from app.infra.cipher.revisions import revision_of_table
 from app.infra.cipher.stored_forms import PLAIN_MARK
-from app.infra.database.database import Database
+from app.infra.database.database import LONG_SECONDS, SCAN_SECONDS, Database
+from app.infra.database.pace import paced
 from app.infra.database.tx import Tx
 
-_BATCH = 200
+BATCH = 200
 
 
 @dataclass(slots=True)
@@ -57,7 +58,7 @@ def is_owned(place: Place, owner: str) -> ColumnElement[bool] | None:
 
 async def count_values(db: Database, place: Place, condition: ColumnElement[bool]) -> int:
     statement = select(func.count()).select_from(place.table).where(condition)
-    return await db.read(lambda tx: tx.scalar(statement)) or 0
+    return await db.read(lambda tx: tx.scalar(statement), timeout_seconds=SCAN_SECONDS) or 0
 
 
 async def rewrite(
@@ -67,31 +68,35 @@ async def rewrite(
     condition: ColumnElement[bool],
     *,
     on_progress: Callable[[int], None],
+    batch: int = BATCH,
 ) -> Rewritten:
-    """Seal every value that `condition` finds as it would be sealed today."""
+    """Seal every value that `condition` finds as it would be sealed today.
+
+    They are looked for outside of the transaction that writes: what is left may lie behind millions of
+    others, and nobody could write meanwhile on SQLite.
+    """
     done = Rewritten()
     last: int | None = None
-
-    async def work(tx: Tx) -> tuple[int | None, int, int]:
-        return await _rewrite_some(tx, keyring, place, condition, last)
-
-    while True:
-        last, rewritten, invalid = await db.write(work)
+    while rows := await db.read(
+        lambda tx, last=last: _find_some(tx, place, condition, last, batch),
+        timeout_seconds=SCAN_SECONDS,
+    ):
+        async with paced(db.dialect):
+            rewritten = await db.write(
+                lambda tx, rows=rows: _rewrite_some(tx, keyring, place, rows),
+                timeout_seconds=LONG_SECONDS,
+            )
+        last = rows[-1].row_id
         done.rewritten += rewritten
-        done.invalid += invalid
-        if last is None:
-            return done
-        on_progress(rewritten + invalid)
+        done.invalid += len(rows) - rewritten
+        on_progress(len(rows))
+    return done
 
 
-async def _rewrite_some(
-    tx: Tx,
-    keyring: Keyring,
-    place: Place,
-    condition: ColumnElement[bool],
-    last: int | None,
-) -> tuple[int | None, int, int]:
-    """The next rows behind `last`: (their last id or None, rewritten, invalid)."""
+async def _find_some(
+    tx: Tx, place: Place, condition: ColumnElement[bool], last: int | None, limit: int
+) -> Sequence[Any]:
+    """Up to `limit` rows behind `last`."""
     revision = revision_of_table(place.table.name, place.row_id).label("revision")
     statement = (
         select(
@@ -102,26 +107,27 @@ async def _rewrite_some(
         )
         .where(condition, place.column.is_not(None))
         .order_by(place.row_id)
-        .limit(_BATCH)
+        .limit(limit)
     )
     if last is not None:
         statement = statement.where(place.row_id > last)
-    rows = await tx.all(statement)
-    if not rows:
-        return None, 0, 0
+    return await tx.all(statement)
+
+
+async def _rewrite_some(tx: Tx, keyring: Keyring, place: Place, rows: Sequence[Any]) -> int:
+    """How many of them opened; one that was changed meanwhile is as its writer left it."""
     owners = [_owner(place, row) for row in rows]
     keys = await keyring.load(tx, owners)
-    rewritten = invalid = 0
+    rewritten = 0
     for row, owner in zip(rows, owners, strict=True):
         key = keys.get(owner)
         fresh = None if key is None else _seal_anew(key, keyring, place, row)
         if fresh is None:
-            invalid += 1
             continue
         same = (place.row_id == row.row_id) & (place.column == row.value)
         await tx.execute(update(place.table).where(same).values({place.column.name: fresh}))
         rewritten += 1
-    return rows[-1].row_id, rewritten, invalid
+    return rewritten
 
 
 def _owner(place: Place, row: Any) -> str:

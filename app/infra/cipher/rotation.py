@@ -24,7 +24,8 @@ from app.infra.cipher.kek import (
 )
 from app.infra.cipher.keyring import ROOT_KEY
 from app.infra.cipher.models import KeyRow
-from app.infra.database.database import Database
+from app.infra.database.database import LONG_SECONDS, SCAN_SECONDS, Database
+from app.infra.database.pace import paced
 from app.infra.database.tables import ServerStateRow
 from app.infra.database.tx import Tx
 from app.infra.database.upsert import insert_ignore
@@ -48,15 +49,18 @@ async def begin_rotation(db: Database, older: Kek, new_master_key: bytes, rounds
     Raises:
         SettingsError: MASTER_KEY_NEW is the old one, or not the one that was begun with.
     """
-    begun = (await db.read(find_kdfs)).get(NEXT_NAME)
+    begun = (await db.read(find_kdfs, timeout_seconds=LONG_SECONDS)).get(NEXT_NAME)
     kdf = begun or new_kdf(older.version + 1, rounds)
     newer = await derive_kek(kdf, new_master_key)
     if begun is None:
         kdf = replace(kdf, link=wrap_link(older, newer))
         row = {"name": NEXT_NAME, "value": kdf.store()}
         # Of two that begin at once the other one wins; then ours is not what stands there.
-        await db.write(lambda tx: insert_ignore(tx, ServerStateRow, [row], index=["name"]))
-        kdf = (await db.read(find_kdfs))[NEXT_NAME]
+        await db.write(
+            lambda tx: insert_ignore(tx, ServerStateRow, [row], index=["name"]),
+            timeout_seconds=LONG_SECONDS,
+        )
+        kdf = (await db.read(find_kdfs, timeout_seconds=LONG_SECONDS))[NEXT_NAME]
     try:
         is_same = hmac.compare_digest(open_link(older, kdf).key, newer.key)
     except CiphertextInvalid:
@@ -71,7 +75,10 @@ async def count_older(db: Database, rotation: Rotation) -> int:
     """Keys that still have to be wrapped anew."""
     statement = select(func.count()).select_from(KeyRow)
     older = KeyRow.kek_version < rotation.newer.version
-    return await db.read(lambda tx: tx.scalar(statement.where(older))) or 0
+    return (
+        await db.read(lambda tx: tx.scalar(statement.where(older)), timeout_seconds=SCAN_SECONDS)
+        or 0
+    )
 
 
 async def rewrap_some(db: Database, rotation: Rotation, *, limit: int) -> int:
@@ -92,7 +99,8 @@ async def rewrap_some(db: Database, rotation: Rotation, *, limit: int) -> int:
             await _rewrap(tx, rotation, row.id, row.version, row.wrapped)
         return len(rows)
 
-    return await db.write(work)
+    async with paced(db.dialect):
+        return await db.write(work, timeout_seconds=SCAN_SECONDS)
 
 
 async def finish_rotation(db: Database, rotation: Rotation) -> bool:
@@ -124,7 +132,7 @@ async def finish_rotation(db: Database, rotation: Rotation) -> bool:
         return True
 
     try:
-        return await db.write(work)
+        return await db.write(work, timeout_seconds=SCAN_SECONDS)
     except _NotYet:
         return False
 

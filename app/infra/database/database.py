@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -18,6 +18,7 @@ from app.infra.database.engines import (
 )
 from app.infra.database.errors import DatabaseUnavailable, is_retryable, is_unavailable
 from app.infra.database.tx import Dialect, Tx, TxConnection
+from app.infra.deadline import ANSWER_SECONDS, seconds_left
 from app.kernel.announcements import Announcement
 from app.kernel.clock import Clock
 from app.kernel.events import SecurityEvent
@@ -27,13 +28,18 @@ R = TypeVar("R")
 Item = TypeVar("Item")
 _log = logging.getLogger(__name__)
 _MAX_TRIES = 6
-# Every call is answered within five seconds, whatever became of the database.
-_ANSWER_SECONDS = 4.0
-QUEUE_SECONDS = 4.5
+# What a transaction may take, unless it is told otherwise.
+_TRANSACTION_SECONDS = 4.0
+# For jobs and commands, which nobody waits for but whoever began them: beside a busy server, or where much is read.
+LONG_SECONDS: Final = 60.0
+# For statements that look at every row of a table.
+SCAN_SECONDS: Final = 1800.0
 # With less time left nothing is tried again: waiting for a lock takes longer.
 _LEAST_TRY_SECONDS = 1.0
 # Work that waits for something else than the database; the line is hung up before that.
 _GRACE_SECONDS = 0.2
+# A disk that hangs stops the thread that writes. Whoever waits for it is told so nevertheless.
+_LATE_SECONDS = 0.3
 # A stopping server has ten seconds in all, and eight of them are for requests.
 _CLOSING_SECONDS = 1.0
 WriteOnce = Callable[[Callable[[Tx], Awaitable[R]], float], Awaitable[R]]
@@ -53,9 +59,10 @@ class Database:
         self._clock = clock
         self._running: set[asyncio.Task[object]] = set()
         self._committers: dict[object, object] = {}
+        self._places_to_wait = asyncio.Semaphore(connections.places_to_wait)
 
     async def write(
-        self, work: Callable[[Tx], Awaitable[R]], *, timeout_seconds: float = _ANSWER_SECONDS
+        self, work: Callable[[Tx], Awaitable[R]], *, timeout_seconds: float = _TRANSACTION_SECONDS
     ) -> R:
         """Run `work` in a transaction and commit it; the result is returned only once it is durable.
 
@@ -64,19 +71,22 @@ class Database:
         all of it: waiting for a connection and for locks, every try, and the commit.
 
         Raises:
-            DatabaseUnavailable: the database is down or silent; whether it was committed is unknown.
+            DatabaseUnavailable: the database is down or silent, or its caller must be answered sooner;
+                whether it was committed is unknown.
         """
-        return await self._shielded(self._write(self._write_once, work, timeout_seconds))
+        return await self._answer(
+            self._write(self._write_once, work, timeout_seconds), timeout_seconds
+        )
 
     async def read(
-        self, work: Callable[[Tx], Awaitable[R]], *, timeout_seconds: float = _ANSWER_SECONDS
+        self, work: Callable[[Tx], Awaitable[R]], *, timeout_seconds: float = _TRANSACTION_SECONDS
     ) -> R:
         """Run `work` on a read-only connection; each statement sees the newest committed state.
 
         Raises:
             DatabaseUnavailable: the database is down or silent.
         """
-        return await self._shielded(self._read(work, timeout_seconds))
+        return await self._answer(self._read(work, timeout_seconds), timeout_seconds)
 
     async def write_grouped(
         self, work: Group[Item, R], item: Item, *, at_most: int = MAX_GROUP
@@ -90,13 +100,18 @@ class Database:
             Problem: the outcome of this item alone.
             DatabaseUnavailable: as above, or its turn did not come in time.
         """
+        seconds = seconds_left(ANSWER_SECONDS)
         committer = self._committers.get(work)
         if not isinstance(committer, GroupCommitter):
-            committer = GroupCommitter[Item, R](self._write_group, work, max_group=at_most)
+            committer = GroupCommitter[Item, R](
+                self._write_group, work, places_to_wait=self._places_to_wait, max_group=at_most
+            )
             self._committers[work] = committer
+        if seconds <= 0:
+            raise DatabaseUnavailable(retry_after=1)
         outcome: asyncio.Future[R] = committer.submit(item)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         try:
-            async with asyncio.timeout(QUEUE_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await asyncio.shield(outcome)
         except TimeoutError as error:
             outcome.cancel()  # what still waits for its turn is not begun any more
@@ -106,20 +121,40 @@ class Database:
         """Wait for running transactions and those that wait behind them, then close all connections."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSING_SECONDS):
-                while self._running:
-                    await asyncio.wait(self._running)
-                    await asyncio.sleep(0)  # a group that gathered meanwhile begins now
+                while under_way := self._list_under_way():
+                    await asyncio.wait(under_way)
         for task in self._running:
             task.cancel()  # rolled back: nobody was told that it is done
         if self._running:
             await asyncio.wait(self._running, timeout=_CLOSING_SECONDS)
         await self.connections.close()
 
-    async def _shielded(self, run: Awaitable[R]) -> R:
+    def _list_under_way(self) -> "set[asyncio.Task[object]]":
+        """Transactions, and the groups that gather behind them."""
+        tasks = set(self._running)
+        for committer in self._committers.values():
+            if isinstance(committer, GroupCommitter):
+                tasks |= committer.tasks()
+        return tasks
+
+    async def _answer(self, run: Coroutine[Any, Any, R], seconds: float) -> R:
+        """What comes of it, or a refusal in time; it is not cut short by that, and ends by itself."""
+        left = seconds_left(seconds + _LATE_SECONDS)
+        if left <= 0:
+            run.close()
+            raise DatabaseUnavailable(retry_after=1)
+        task = self._start(run)
+        await asyncio.wait([task], timeout=left)
+        if not task.done():
+            raise DatabaseUnavailable(retry_after=1)
+        return task.result()
+
+    def _start(self, run: Awaitable[R]) -> "asyncio.Future[R]":
+        """Nobody's cancellation reaches it."""
         task = asyncio.ensure_future(run)
         self._running.add(task)  # pyright: ignore[reportArgumentType]
         task.add_done_callback(self._finished)
-        return await asyncio.shield(task)
+        return task
 
     def _finished(self, task: "asyncio.Future[R]") -> None:
         self._running.discard(task)  # pyright: ignore[reportArgumentType]
@@ -127,7 +162,9 @@ class Database:
             task.exception()  # marks it as seen: the caller may have gone
 
     async def _write_group(self, work: Callable[[Tx], Awaitable[R]]) -> R:
-        return await self._shielded(self._write(self._write_through, work, _ANSWER_SECONDS))
+        """Of many callers; each of them waits as long as it may."""
+        run = self._write(self._write_through, work, _TRANSACTION_SECONDS)
+        return await asyncio.shield(self._start(run))
 
     async def _write(
         self, write_once: "WriteOnce[R]", work: Callable[[Tx], Awaitable[R]], timeout_seconds: float

@@ -5,13 +5,13 @@ import logging
 import math
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, Unpack
 
-from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event
+from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -22,7 +22,8 @@ from app.settings import Settings
 _log = logging.getLogger(__name__)
 _SQLITE_READERS = 4
 _SQLITE_BUSY_SECONDS = 3
-_PG_COMMAND_SECONDS = 15
+# Nothing that is asked for by default takes longer; whoever names a longer time for a transaction gets it.
+_PG_STATEMENT_SECONDS = 15
 # Whoever waits longer for a chat that is stuck is told so, before the line counts as silent.
 _PG_LOCK_SECONDS = 3
 _OPENED_AT = "opened_at"
@@ -31,9 +32,12 @@ Outcome = tuple[Sequence[Row[Unpack[tuple[Any, ...]]]], int]
 
 
 class Connections(Protocol):
-    """Opens connections of either kind."""
+    """Opens connections of either kind. `places_to_wait`: how many transactions may wait for a lock at once, so
+    that others still find a connection.
+    """
 
     dialect: Dialect
+    places_to_wait: int
 
     @asynccontextmanager
     def writing(self, deadline: float) -> AsyncGenerator[TxConnection]:
@@ -74,6 +78,7 @@ class PostgresConnections:
     dialect: Dialect = "postgresql"
 
     def __init__(self, settings: Settings) -> None:
+        self.places_to_wait = max(1, settings.database.pool_size * 2 // 5)
         self.engine: AsyncEngine = create_async_engine(
             settings.database_url,
             pool_size=settings.database.pool_size,
@@ -83,7 +88,6 @@ class PostgresConnections:
             pool_pre_ping=False,
             connect_args={
                 "timeout": 5,
-                "command_timeout": _PG_COMMAND_SECONDS,
                 "server_settings": {
                     "application_name": "telegram-clone-backend",
                     "jit": "off",  # plans here are tiny; compiling them costs more than running them
@@ -91,7 +95,7 @@ class PostgresConnections:
                     # that may stop early lose to plans that read all of a chat first.
                     "random_page_cost": "1.1",
                     "lock_timeout": str(_PG_LOCK_SECONDS * 1000),
-                    "statement_timeout": str(_PG_COMMAND_SECONDS * 1000),
+                    "statement_timeout": str(_PG_STATEMENT_SECONDS * 1000),
                     "idle_in_transaction_session_timeout": "30000",
                     "synchronous_commit": "on",
                     "timezone": "UTC",
@@ -108,6 +112,7 @@ class PostgresConnections:
     async def writing(self, deadline: float) -> AsyncGenerator[TxConnection]:
         """READ COMMITTED: a statement after a lock sees all that was committed before the lock."""
         async with self._connect(self.engine, deadline) as connection, connection.begin():
+            await _allow_until(connection, deadline)
             yield _PostgresConnection(connection)
 
     async def write_through(
@@ -118,7 +123,13 @@ class PostgresConnections:
 
     @asynccontextmanager
     async def reading(self, deadline: float) -> AsyncGenerator[TxConnection]:
-        async with self._connect(self._reading, deadline) as connection:
+        if not _is_long(deadline):
+            async with self._connect(self._reading, deadline) as connection:
+                yield _PostgresConnection(connection)
+            return
+        # What is set for a transaction ends with it.
+        async with self._connect(self.engine, deadline) as connection, connection.begin():
+            await _allow_until(connection, deadline)
             yield _PostgresConnection(connection)
 
     async def close(self) -> None:
@@ -165,6 +176,17 @@ def _note_opening(_connection: Any, record: Any) -> None:
     record.info[_OPENED_AT] = time.monotonic()
 
 
+def _is_long(deadline: float) -> bool:
+    return deadline - asyncio.get_running_loop().time() > _PG_STATEMENT_SECONDS
+
+
+async def _allow_until(connection: AsyncConnection, deadline: float) -> None:
+    """Where the whole has longer than a statement usually may take, so has each of its statements."""
+    if _is_long(deadline):
+        seconds = math.ceil(deadline - asyncio.get_running_loop().time())
+        await connection.execute(text(f"SET LOCAL statement_timeout = '{seconds}s'"))
+
+
 class _PostgresConnection:
     __slots__ = ("_connection",)
 
@@ -172,10 +194,21 @@ class _PostgresConnection:
         self._connection = connection
 
     async def execute(self, statement: Executable, parameters: Parameters | None) -> Outcome:
-        result = await self._connection.execute(statement, parameters)  # pyright: ignore[reportArgumentType]
+        try:
+            result = await self._connection.execute(statement, parameters)  # pyright: ignore[reportArgumentType]
+        except AttributeError as error:
+            # asyncpg takes several steps for a statement with types that it does not know yet, and does not look
+            # in between whether the line was hung up.
+            if await self._is_hung_up():
+                raise DatabaseUnavailable(retry_after=1) from error
+            raise
         if result.returns_rows:
             return result.all(), -1
         return (), result.rowcount
+
+    async def _is_hung_up(self) -> bool:
+        line: Any = (await self._connection.get_raw_connection()).driver_connection
+        return line.is_closed()
 
 
 class SqliteConnections:
@@ -185,6 +218,7 @@ class SqliteConnections:
     """
 
     dialect: Dialect = "sqlite"
+    places_to_wait = 1  # there is one writer
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +237,9 @@ class SqliteConnections:
     async def writing(self, deadline: float) -> AsyncGenerator[TxConnection]:
         loop = asyncio.get_running_loop()
         async with self._take_turn(deadline):
-            connection = await loop.run_in_executor(self._writer_thread, self._begin)
+            connection = await loop.run_in_executor(
+                self._writer_thread, self._begin, deadline - loop.time()
+            )
             try:
                 yield _SqliteWriter(connection, self._writer_thread)
                 await loop.run_in_executor(self._writer_thread, connection.commit)
@@ -216,12 +252,13 @@ class SqliteConnections:
     ) -> R:
         loop = asyncio.get_running_loop()
         async with self._take_turn(deadline):
-            return await loop.run_in_executor(self._writer_thread, self._run_through, run)
+            seconds = deadline - loop.time()
+            return await loop.run_in_executor(self._writer_thread, self._run_through, run, seconds)
 
     @asynccontextmanager
     async def reading(self, deadline: float) -> AsyncGenerator[TxConnection]:
-        del deadline  # there is no line that could be silent
-        yield _SqliteReader(self)
+        async with asyncio.timeout_at(deadline):
+            yield _SqliteReader(self)
 
     @asynccontextmanager
     async def _take_turn(self, deadline: float) -> AsyncGenerator[None]:
@@ -241,15 +278,22 @@ class SqliteConnections:
             self.engine.dispose()
             self._reader_engine.dispose()
 
-    def _begin(self) -> Connection:
+    def _begin(self, seconds: float) -> Connection:
+        """Another program that holds the file's lock is waited for no longer than `seconds`."""
         if self._writer is None:
             self._writer = self.engine.connect()
             self._opened.append(self._writer)
+        seconds = max(0.0, min(seconds, _SQLITE_BUSY_SECONDS))
+        # Not through SQLAlchemy, where it would cost as much as a statement of ours.
+        driver: Any = self._writer.connection.driver_connection
+        driver.execute(f"PRAGMA busy_timeout={seconds * 1000:.0f}")
         self._writer.exec_driver_sql("BEGIN IMMEDIATE")
         return self._writer
 
-    def _run_through(self, run: Callable[[TxConnection], Coroutine[Any, Any, R]]) -> R:
-        connection = self._begin()
+    def _run_through(
+        self, run: Callable[[TxConnection], Coroutine[Any, Any, R]], seconds: float
+    ) -> R:
+        connection = self._begin(seconds)
         try:
             result = _run_to_end(run(_SqliteThread(connection)))
             connection.commit()
@@ -270,20 +314,55 @@ class SqliteConnections:
             connection.invalidate()
 
     async def read(self, statement: Executable, parameters: Parameters | None) -> Outcome:
-        """Run one statement on any reader thread."""
+        """Run one statement on any reader thread. Whoever gives up takes it off that thread."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reader_threads, self._read, statement, parameters)
+        reading = _Reading()
+        try:
+            return await loop.run_in_executor(
+                self._reader_threads, self._read, reading, statement, parameters
+            )
+        except asyncio.CancelledError:
+            reading.interrupt()
+            raise
 
-    def _read(self, statement: Executable, parameters: Parameters | None) -> Outcome:
+    def _read(
+        self, reading: "_Reading", statement: Executable, parameters: Parameters | None
+    ) -> Outcome:
         connection: Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._reader_engine.connect()
             self._local.connection = connection
             self._opened.append(connection)
         try:
-            return _run(connection, statement, parameters)
+            with reading.on(connection.connection.driver_connection):
+                return _run(connection, statement, parameters)
         finally:
             connection.rollback()  # ends SQLAlchemy's notion of a transaction; SQLite has none open
+
+
+class _Reading:
+    """One statement on a reader's connection; the next one there must not meet its interruption."""
+
+    __slots__ = ("_driver", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._driver: Any = None
+
+    @contextmanager
+    def on(self, driver: Any) -> Generator[None]:
+        with self._lock:
+            self._driver = driver
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._driver = None
+
+    def interrupt(self) -> None:
+        with self._lock:
+            if self._driver is not None:
+                self._driver.interrupt()
 
 
 class _SqliteWriter:
@@ -344,6 +423,9 @@ def sqlite_engine(path: Path, *, read_only: bool = False) -> Engine:
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_SECONDS * 1000}")
         cursor.execute("PRAGMA cache_size=-32768")
+        # A wrapped key that was deleted must not stay readable in a page that is free. Not every SQLite is
+        # compiled with it.
+        cursor.execute("PRAGMA secure_delete=ON")
         if read_only:
             cursor.execute("PRAGMA query_only=ON")
         cursor.close()

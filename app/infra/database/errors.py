@@ -11,6 +11,8 @@ from app.kernel.problems import Unavailable
 _RETRYABLE_STATES = frozenset({"40001", "40P01", "55P03"})
 # connection_exception, insufficient_resources, operator_intervention, query_canceled, read_only
 _UNAVAILABLE_CLASSES = frozenset({"08", "53", "57", "58"})
+# PostgreSQL has a word for a full disk (53100), but none for a quota that is used up, or a limit on files.
+_FILE_LAYER = frozenset({"md.c", "fd.c", "smgr.c"})
 
 # Whatever its SQLSTATE: a server that lets nobody in serves nobody.
 CONNECT_ERRORS = (DBAPIError, OSError)
@@ -34,6 +36,12 @@ def sql_state(error: DBAPIError) -> str:
     return str(getattr(error.orig, "sqlstate", None) or "")
 
 
+def _source_file(error: DBAPIError) -> str:
+    """The part of PostgreSQL that raised it; its words may be in any language."""
+    cause = getattr(error.orig, "__cause__", None)
+    return str(getattr(cause, "server_source_filename", "") or "")
+
+
 def is_retryable(error: DBAPIError) -> bool:
     """The same transaction may succeed if it is run again from its beginning."""
     return sql_state(error) in _RETRYABLE_STATES or _is_sqlite_busy(error)
@@ -46,6 +54,8 @@ def is_lock_timeout(error: DBAPIError) -> bool:
 def is_unavailable(error: DBAPIError) -> bool:
     """The database cannot serve for reasons of its own: down, full, restarting, out of connections."""
     if error.connection_invalidated or sql_state(error)[:2] in _UNAVAILABLE_CLASSES:
+        return True
+    if sql_state(error) == "XX000" and _source_file(error) in _FILE_LAYER:
         return True
     if isinstance(error.orig, OSError | TimeoutError):
         return True

@@ -15,6 +15,7 @@ from app.infra.logging.formatters import ConsoleFormatter, JsonFormatter, is_ter
 from app.infra.logging.grouped import GroupedHandler
 from app.infra.logging.log_file import open_log_file
 from app.infra.logging.redaction import redact_text
+from app.kernel.addresses import AddressForm, shorten_address
 from app.settings import LogSettings
 
 # They tell nothing at INFO, or too much: httpx writes the address it calls, parameters included.
@@ -58,6 +59,7 @@ def configure_logging(settings: LogSettings) -> Callable[[], None]:
     root.addHandler(file)
     root.addHandler(console)
     _set_levels(settings.level)
+    _shorten_addresses(settings.addresses)
     _redact_at_the_source()
     _skip_unused_facts()
     _configure_structlog()
@@ -105,6 +107,28 @@ def _set_levels(level: str) -> None:
 
 def _is_news(record: logging.LogRecord) -> bool:
     return record.msg not in _REPEATED[record.name]
+
+
+class _SocketLines(logging.Filter):
+    """uvicorn's own line of each socket begins with its peer, `address:port`."""
+
+    def __init__(self, form: AddressForm) -> None:
+        super().__init__()
+        self._form: AddressForm = form
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple) and str(record.msg).startswith('%s - "WebSocket'):
+            peer = str(record.args[0])
+            shown = shorten_address(peer.rpartition(":")[0], self._form)
+            record.args = (peer if self._form == "full" else shown or "-", *record.args[1:])
+        return True
+
+
+def _shorten_addresses(form: AddressForm) -> None:
+    logger = logging.getLogger("uvicorn.error")
+    for earlier in [it for it in logger.filters if isinstance(it, _SocketLines)]:
+        logger.removeFilter(earlier)
+    logger.addFilter(_SocketLines(form))
 
 
 def _redact_at_the_source() -> None:

@@ -177,9 +177,13 @@ class RedisPresence:
         return list(back)
 
     async def linger(self, connections: Opened, seconds: float) -> None:
-        await self._own.linger(connections, seconds)
         for part in _parts(connections):
-            await self._note(part, seconds, is_closed=True)
+            states = await self._note(part, seconds, is_closed=True)
+            states = [0] * len(part) if states is None else states
+            # Whom another worker has told of, or this one before its own clock had come so far, stays away.
+            for (user_id, connection_id), state in zip(part, states, strict=True):
+                left = 0 if state & _WAS_GONE else seconds
+                await self._own.linger([(user_id, connection_id)], left)
 
     async def online(self, user_ids: Sequence[UserId]) -> set[UserId]:
         found = await self._own.online(user_ids)

@@ -34,6 +34,12 @@ class TokenInvalid(Exception):  # noqa: N818 - says what is found, not what was 
     """Not an access token of ours, or its time has passed. Which, is nobody's business."""
 
 
+class TokenExpired(TokenInvalid):
+    """Ours and whole, and its time has passed: callers are told no more than of any other, but the
+    record tells it from a forged one.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class AccessClaims:
     """`expires_at` in whole seconds since 1970."""
@@ -95,7 +101,7 @@ class AccessTokens:
         """What the token says.
 
         Raises:
-            TokenInvalid: see there.
+            TokenInvalid, TokenExpired: see there.
         """
         claims = self._verified.get(token)
         if claims is None:
@@ -105,7 +111,7 @@ class AccessTokens:
                 self._verified.popitem(last=False)
         if claims.expires_at <= self._clock.now().timestamp():
             self._verified.pop(token, None)
-            raise TokenInvalid
+            raise TokenExpired
         return claims
 
     def _decode(self, token: str) -> AccessClaims:

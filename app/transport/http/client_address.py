@@ -1,7 +1,7 @@
 """Who is calling: the peer, or what one of our own proxies says about it. Nobody else may name the client."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Annotated, Final, cast
 
@@ -14,7 +14,6 @@ Address = IPv4Address | IPv6Address
 
 SCOPE_KEY: Final = "messenger.client_address"
 UNKNOWN_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - a name for "no peer" (a Unix socket), nothing binds to it
-_LOOPBACK: Final = ip_address("127.0.0.1")
 _WITH_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9.]+))(?::\d{1,5})?", re.ASCII)
 _MAX_HOPS = 20
 
@@ -36,7 +35,7 @@ def find_address(scope: Scope) -> str:
 def find_client_address(scope: Scope, trusted: Sequence[Network]) -> str:
     """The peer's address, or the rightmost hop of `X-Forwarded-For` that is not one of ours."""
     hops = _list_values(scope, b"x-forwarded-for")
-    peer = find_peer(scope, hops)
+    peer = find_peer(scope)
     if not hops or not (_is_trusted(peer, trusted) if peer else trusted):
         return str(peer) if peer else UNKNOWN_ADDRESS
     client = peer
@@ -55,33 +54,15 @@ def came_over_https(scope: Scope, trusted: Sequence[Network]) -> bool:
     said = _list_values(scope, b"x-forwarded-proto")
     if not said:
         return scope.get("scheme") in {"https", "wss"}  # ASGI lets it be left out
-    # A bare `uvicorn` believes the header from loopback and writes it over the scheme: nothing but
-    # the header itself is asked here, and nobody else's is believed.
-    peer = find_peer(scope, _list_values(scope, b"x-forwarded-for"))
+    peer = find_peer(scope)
     is_ours = _is_trusted(peer, trusted) if peer else bool(trusted)
     return is_ours and said[-1].lower() in {"https", "wss"}
 
 
-def find_peer(scope: Scope, hops: Iterable[str]) -> Address | None:
-    """The other end of the connection; None on a Unix socket.
-
-    A bare `uvicorn` believes `X-Forwarded-For` from loopback and writes it over the peer. A TCP
-    peer never has port 0, so a rewritten client shows: the true peer was loopback.
-    """
+def find_peer(scope: Scope) -> Address | None:
+    """The other end of the connection, whatever its headers say; None on a Unix socket."""
     client = cast("tuple[str, int] | None", scope.get("client"))
-    if client is None:
-        return None
-    host, port = client
-    if was_rewritten(host, port, hops):
-        return _LOOPBACK
-    return parse_address(host)
-
-
-def was_rewritten(host: str, port: int, hops: Iterable[str]) -> bool:
-    """Whether the launcher took this client from a header."""
-    if port == 0:
-        return any(host in hop for hop in hops)
-    return f"{host}:{port}" in hops or f"[{host}]:{port}" in hops
+    return None if client is None else parse_address(client[0])
 
 
 def parse_address(text: str) -> Address | None:

@@ -12,14 +12,22 @@ from app.kernel.problems import Forbidden
 from app.transport.http.client_address import Network
 from app.transport.http.middleware import EdgeMiddleware
 
-_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE")
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _REQUEST_HEADERS: Final = (
     "Authorization",
     "Content-Type",
     "If-None-Match",
+    "If-Range",
     "Range",
+    "Tus-Resumable",
+    "Upload-Checksum",
+    "Upload-Defer-Length",
+    "Upload-Length",
+    "Upload-Metadata",
+    "Upload-Offset",
     "X-Auth-Mode",
     "X-CSRF-Token",
+    "X-HTTP-Method-Override",
     "X-Request-ID",
 )
 _ANSWER_HEADERS: Final = (
@@ -27,9 +35,22 @@ _ANSWER_HEADERS: Final = (
     "Content-Disposition",
     "Content-Range",
     "ETag",
+    "Location",
     "RateLimit",
     "RateLimit-Policy",
     "Retry-After",
+    "Tus-Checksum-Algorithm",
+    "Tus-Extension",
+    "Tus-Max-Size",
+    "Tus-Resumable",
+    "Tus-Version",
+    "Upload-Defer-Length",
+    "Upload-Expires",
+    "Upload-Length",
+    "Upload-Metadata",
+    "Upload-Offset",
+    "X-File-ID",
+    "X-File-URL",
     "X-Request-ID",
 )
 

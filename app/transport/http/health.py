@@ -28,12 +28,17 @@ class NotReady(Unavailable):
 def health_router(checks: Mapping[str, ReadinessCheck]) -> APIRouter:
     """Routes of `/health`; a check raises if what it names does not work."""
     router = APIRouter(prefix="/health", tags=["Health"])
+    looking: asyncio.Future[list[str]] | None = None
 
     async def get_liveness() -> Response:
         return ok({"status": "ok"})
 
     async def get_readiness() -> Response:
-        failed = await find_failures(checks)
+        nonlocal looking
+        # Whoever asks meanwhile gets the same answer: nothing counts these calls, and each look costs a read.
+        if looking is None or looking.done():
+            looking = asyncio.ensure_future(find_failures(checks))
+        failed = await asyncio.shield(looking)
         if failed:
             raise NotReady(retry_after=2, failed=", ".join(failed))
         return ok({"status": "ok"})

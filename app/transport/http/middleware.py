@@ -16,7 +16,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.infra.deadline import begin_call
 from app.infra.logging.context import LogContext, begin_log_context
+from app.kernel.addresses import AddressForm, shorten_address
 from app.kernel.problems import BadRequest, Problem, Unavailable
 from app.transport.http.client_address import SCOPE_KEY, Network, find_client_address
 from app.transport.http.limits import ANSWER_HEADERS
@@ -50,18 +52,33 @@ class HeadersTooLarge(BadRequest):
     title = "The request has too many or too large headers"
 
 
-def install_edge(app: FastAPI, *, trusted_proxies: Sequence[Network], max_body_size: int) -> None:
+def install_edge(
+    app: FastAPI,
+    *,
+    trusted_proxies: Sequence[Network],
+    max_body_size: int,
+    logged_addresses: AddressForm = "network",
+) -> None:
     """Put the edge around `app`; call it after every other `add_middleware` but that of security headers."""
     app.state.max_body_size = max_body_size
-    app.add_middleware(EdgeMiddleware, trusted_proxies=trusted_proxies)
+    app.add_middleware(
+        EdgeMiddleware, trusted_proxies=trusted_proxies, logged_addresses=logged_addresses
+    )
 
 
 class EdgeMiddleware:
     """Nothing gets in without an id and a sane head, nothing gets out without an answer."""
 
-    def __init__(self, app: ASGIApp, *, trusted_proxies: Sequence[Network] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        trusted_proxies: Sequence[Network] = (),
+        logged_addresses: AddressForm = "network",
+    ) -> None:
         self._app = app
         self._trusted_proxies = tuple(trusted_proxies)
+        self._logged_addresses: AddressForm = logged_addresses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -75,7 +92,8 @@ class EdgeMiddleware:
         if scope["type"] == "websocket":
             await self._serve_websocket(scope, receive, send)
         else:
-            await _Exchange(self._app, context).serve(scope, receive, send)
+            client = shorten_address(address, self._logged_addresses)
+            await _Exchange(self._app, context, client).serve(scope, receive, send)
 
     async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The gateway answers and logs for itself; a bad head is refused before the handshake."""
@@ -95,18 +113,22 @@ class EdgeMiddleware:
 class _Exchange:
     """One HTTP request and what became of it."""
 
-    def __init__(self, app: ASGIApp, context: LogContext) -> None:
+    def __init__(self, app: ASGIApp, context: LogContext, client: str | None) -> None:
+        """`client`: what the log may hold of its address."""
         self._app = app
         self._context = context
+        self._client = {} if client is None else {"client": client}
         self._status: int | None = None
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         added: dict[str, str] = {}
         scope[ANSWER_HEADERS] = added
+        call = begin_call()
 
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
+                call.end()  # a long body may take its time
                 self._status = cast("int", message["status"])
                 self._mark(message, added)
             await send(message)
@@ -130,6 +152,7 @@ class _Exchange:
             log.exception("request_failed", route=route_template(scope))
             await self._answer_failure(scope, receive, send_marked)
         finally:
+            call.end()
             self._record(scope, (time.perf_counter() - started) * 1000)
 
     async def _answer_failure(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -156,7 +179,7 @@ class _Exchange:
             route=route_template(scope),
             status=self._status or _CLIENT_CLOSED,
             ms=round(milliseconds, 1),
-            client=scope[SCOPE_KEY],
+            **self._client,
         )
 
 

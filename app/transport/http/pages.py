@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
@@ -87,8 +88,12 @@ def _without_null(schema: OpenApi) -> OpenApi:
 
 
 def _add_pages(app: FastAPI) -> None:
+    @cache
+    def render_openapi() -> bytes:
+        return bytes(ok(app.openapi()).body)
+
     async def serve_openapi(_request: Request) -> Response:
-        return ok(app.openapi())
+        return Response(render_openapi(), media_type="application/json")
 
     async def serve_swagger(_request: Request) -> HTMLResponse:
         page = get_swagger_ui_html(

@@ -41,11 +41,19 @@ STATUS: Final[Mapping[Kind, int]] = {
     Kind.NOT_FOUND: 404,
     Kind.METHOD_NOT_ALLOWED: 405,
     Kind.CONFLICT: 409,
+    Kind.PRECONDITION_FAILED: 412,
     Kind.TOO_LARGE: 413,
+    Kind.URI_TOO_LONG: 414,
     Kind.UNSUPPORTED_MEDIA_TYPE: 415,
+    Kind.RANGE_NOT_SATISFIABLE: 416,
     Kind.RATE_LIMITED: 429,
+    Kind.CHECKSUM_MISMATCH: 460,
     Kind.UNAVAILABLE: 503,
+    Kind.INSUFFICIENT_STORAGE: 507,
 }
+
+# Of tus 1.0, in no registry of HTTP.
+_OWN_PHRASES: Final[Mapping[int, str]] = {460: "Checksum Mismatch"}
 
 INTERNAL_ERROR_CODE: Final = "internal_error"
 UNAVAILABLE_RETRY_SECONDS: Final = 5
@@ -146,7 +154,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, object]]:
     schema = {"$ref": f"#/components/schemas/{PROBLEM_SCHEMA}"}
     return {
         status: {
-            "description": HTTPStatus(status).phrase,
+            "description": _OWN_PHRASES.get(status) or HTTPStatus(status).phrase,
             "content": {PROBLEM_MEDIA_TYPE: {"schema": schema}},
         }
         for status in statuses

@@ -25,7 +25,7 @@ def record_refusal(
     events: EventSink, problem: Problem, *, route: str, method: str | None = None
 ) -> None:
     """Record `problem` if it is a refusal that an attack leads to, and if nobody has done so yet."""
-    name = _NAMES.get(problem.kind)
+    name = problem.event or _NAMES.get(problem.kind)
     if name is None or problem.is_recorded:
         return
     problem.is_recorded = True

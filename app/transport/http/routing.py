@@ -3,15 +3,17 @@
 import asyncio
 import contextlib
 import re
+import time
 from collections.abc import Callable, Coroutine
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request, params
 from fastapi._compat import ModelField
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_flat_params
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
 from starlette.requests import ClientDisconnect
@@ -19,20 +21,26 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
+from app.infra.deadline import current_call
 from app.kernel.problems import (
     BadRequest,
     FieldError,
     Invalid,
     NotFound,
+    Problem,
+    RateLimited,
     TooLarge,
     UnsupportedMediaType,
 )
-from app.transport.http.limits import admit, limit_of
+from app.transport.http.limits import admit, count_refusal, limit_of, serves_accounts
 from app.transport.http.problems import problem_responses
 from app.transport.http.refusals import find_subject
 from app.transport.http.strict_json import JsonValue, parse_json
+from app.transport.limits import LimitClass
 
 DEFAULT_MAX_BODY_SIZE: Final = 1_048_576
+# Of whoever need not be known: codes, tokens and passwords are short, and anybody may send them.
+STRANGERS_BODY_SIZE: Final = 16_384
 BODY_SECONDS: Final = 30
 # Of a body over the limit this many times the limit is taken from the line, for so long.
 _DISCARD_TIMES: Final = 3
@@ -45,7 +53,10 @@ _MAX_QUERY_FIELDS = 50
 # RFC 9110 section 9.2.1.
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 # The rest of such a body is not worth reading.
-_CLOSE: Final = {"Connection": "close"}
+CLOSE: Final = {"Connection": "close"}
+_STREAMED: Final = "is_streamed"
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class QueryMalformed(Invalid):
@@ -58,11 +69,20 @@ class BodyTooSlow(BadRequest):
     title = "The body did not arrive in time"
 
 
+def streamed(endpoint: F) -> F:
+    """Below `@router.post(...)`: the route reads its body itself, while it comes (see `streams.py`), and
+    refuses what is not of its type. Who is calling is known before a byte of it is read.
+    """
+    setattr(endpoint, _STREAMED, True)
+    return endpoint
+
+
 class StrictRoute(APIRoute):
     """An APIRoute whose input means one thing only. Documents the refusals it adds itself."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         self.limit = limit_of(endpoint)
+        self.is_streamed: bool = getattr(endpoint, _STREAMED, False)
         super().__init__(path, endpoint, **options)
         # What a router is included with is worked out again from `self.responses`.
         self.responses = problem_responses(*self._own_refusals()) | self.responses
@@ -70,11 +90,15 @@ class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler behind the checks of query and body."""
         handle = super().get_route_handler()
-        takes_json = self._takes_json()
-        takes_nothing = self.body_field is None and self._may_change()
         limit = self.limit
-        # What is unknown is ignored, and where all is unknown there is nothing to check.
-        has_query = any(isinstance(field.field_info, params.Query) for field in self._parameters())
+        is_for_accounts = serves_accounts(self.dependant)
+        takes_json = self._takes_json()
+        if takes_json:
+            handle = _with_json(handle, limit, is_for_accounts=is_for_accounts)
+        takes_nothing = self._takes_nothing()
+        reads_itself = not takes_json and not takes_nothing and self._may_change()
+        # What is unknown is ignored, and where nothing is asked for there is nothing to check.
+        has_query = bool(self._parameters())
 
         async def handle_strictly(request: Request) -> Response:
             check_path(request)
@@ -82,16 +106,10 @@ class StrictRoute(APIRoute):
                 check_query(request.scope["query_string"])
             if takes_nothing:
                 refuse_form(request)
-            await admit(request, limit)
-            if not takes_json:
-                return await handle(request)
-            body = await read_body(request)
-            value = parse_json(body) if body else None
-            try:
-                return await handle(_ParsedRequest(request, body, value))
-            except NotFound as problem:
-                problem.subject = find_subject(value)
-                raise
+            await admit(request, limit, is_for_accounts=is_for_accounts)
+            if reads_itself:
+                _wait_for_client()
+            return await handle(request)
 
         return handle_strictly
 
@@ -99,6 +117,10 @@ class StrictRoute(APIRoute):
         return self.body_field is not None and not isinstance(
             self.body_field.field_info, params.Form
         )
+
+    def _takes_nothing(self) -> bool:
+        """A body must not even be offered, unless the route asks nothing but to be read."""
+        return self.body_field is None and self._may_change() and not self.is_streamed
 
     def _may_change(self) -> bool:
         return not (self.methods or set()) <= SAFE_METHODS
@@ -116,10 +138,10 @@ class StrictRoute(APIRoute):
         return (403,) if self._may_change() and _is_signed_in(self.dependant) else ()
 
     def _refusals_of_input(self) -> tuple[int, ...]:
-        if self._takes_json():
+        if self._takes_json() or self.is_streamed:
             return (400, 413, 415, 422, 429)
         has_input = bool(self.body_field) or bool(self._parameters())
-        form = (415,) if self.body_field is None and self._may_change() else ()
+        form = (415,) if self._takes_nothing() else ()
         return (*form, 422, 429) if has_input else (*form, 429)
 
 
@@ -153,6 +175,38 @@ class _ParsedRequest(Request):
 
     async def json(self) -> JsonValue:
         return self._strict_value
+
+
+def _with_json(
+    handle: Callable[[Request], Coroutine[Any, Any, Response]],
+    limit: LimitClass,
+    *,
+    is_for_accounts: bool,
+) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    """The handler behind a body that is read and parsed here."""
+
+    async def handle_json(request: Request) -> Response:
+        most = max_body_size(request)
+        begun = time.monotonic()
+        body = await read_body(request, most if is_for_accounts else min(most, STRANGERS_BODY_SIZE))
+        _wait_for_client(time.monotonic() - begun)
+        value = parse_json(body) if body else None
+        try:
+            return await handle(_ParsedRequest(request, body, value))
+        except NotFound as problem:
+            problem.subject = find_subject(value)
+            raise
+
+    async def handle_and_count(request: Request) -> Response:
+        try:
+            return await handle_json(request)
+        except RateLimited:
+            raise
+        except (Problem, RequestValidationError):
+            await count_refusal(request, limit)
+            raise
+
+    return handle_and_count
 
 
 def _is_signed_in(dependant: Dependant) -> bool:
@@ -199,18 +253,17 @@ def check_query(query: bytes) -> None:
         seen.add(name)
 
 
-async def read_body(request: Request) -> bytes:
-    """The whole body, while it is small, in time and declared as UTF-8 JSON.
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body, while it has at most `limit` bytes, is in time and declared as UTF-8 JSON.
 
     Raises:
         UnsupportedMediaType: unsupported_media_type
         TooLarge: too_large
     """
-    limit = max_body_size(request)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and (len(declared) > len(str(limit)) or int(declared) > limit):
-        await _discard_rest(request)
-        raise TooLarge(headers=_CLOSE)
+        await discard_rest(request)
+        raise TooLarge(headers=CLOSE)
     chunks: list[bytes] = []
     size = 0
     try:
@@ -218,11 +271,11 @@ async def read_body(request: Request) -> bytes:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
-                    await _discard_rest(request)
-                    raise TooLarge(headers=_CLOSE)
+                    await discard_rest(request)
+                    raise TooLarge(headers=CLOSE)
                 chunks.append(chunk)
     except TimeoutError:
-        raise BodyTooSlow(headers=_CLOSE) from None
+        raise BodyTooSlow(headers=CLOSE) from None
     if size or "content-type" in request.headers:
         _require_json_type(request)
     return b"".join(chunks)
@@ -240,7 +293,18 @@ def refuse_form(request: Request) -> None:
         _require_json_type(request)
 
 
-async def _discard_rest(request: Request) -> None:
+def _wait_for_client(seconds: float | None = None) -> None:
+    """What the client takes to send is not held against us; None: it sends while the handler runs."""
+    call = current_call()
+    if call is None:
+        return
+    if seconds is None:
+        call.end()
+    else:
+        call.postpone(seconds)
+
+
+async def discard_rest(request: Request) -> None:
     """Whoever is still sending when the connection closes reads a reset instead of our answer."""
     left = _DISCARD_TIMES * max_body_size(request)
     with contextlib.suppress(TimeoutError, ClientDisconnect):

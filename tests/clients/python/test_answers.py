@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -156,3 +157,55 @@ async def test_what_changes_something_is_not_repeated_by_itself(make: MakeClient
     with pytest.raises(Problem) as refusal:
         await client.call("POST", "/chats/", {})
     assert (refusal.value.status, refusal.value.code) == (409, "taken")
+
+
+async def test_a_file_goes_up_once_more_with_a_new_token(make: MakeClient, tmp_path: Path) -> None:
+    stored = httpx.Response(201, json={"id": 7})
+    refused = problem(401, "token_refused")
+    script = Script(refresh_token=[pair(1)], upload=[refused, stored, stored])
+    client, _ = await make(script)
+    path = tmp_path / "beach.jpg"
+    path.write_bytes(b"\xff\xd8 a photo")
+    assert await client.upload(path) == {"id": 7}
+    assert await client.upload(b"words", name="diary.txt", purpose="document") == {"id": 7}
+    uploads = [it for it in script.asked if it.url.path.endswith("/upload")]
+    assert [it.headers["authorization"] for it in uploads] == [
+        "Bearer a0",
+        "Bearer a1",
+        "Bearer a1",
+    ]
+    for request in uploads[:2]:
+        assert b'name="file"; filename="beach.jpg"' in request.content
+        assert b"\xff\xd8 a photo\r\n" in request.content
+    # What it is for stands before it.
+    field, file = (uploads[2].content.index(it) for it in (b'name="purpose"', b'name="file"'))
+    assert field < file
+
+
+def contents_of(directory: Path) -> list[bytes]:
+    return [path.read_bytes() for path in directory.iterdir()]
+
+
+async def test_a_download_is_whole_or_not_there(make: MakeClient, tmp_path: Path) -> None:
+    async def break_off() -> AsyncIterator[bytes]:
+        yield b"half of"
+        raise httpx.ReadError("cut")
+
+    script = Script(
+        photo=[
+            httpx.Response(200, content=break_off()),
+            problem(404, "file_not_found"),
+            httpx.Response(200, content=b"the picture"),
+        ]
+    )
+    client, _ = await make(script)
+    path = tmp_path / "copy.jpg"
+    with pytest.raises(Unreachable):
+        await client.download("/api/v1/files/photo", path)
+    with pytest.raises(Problem) as refusal:
+        await client.download("/api/v1/files/photo", path)
+    assert refusal.value.code == "file_not_found"
+    assert contents_of(tmp_path) == []
+    await client.download("/api/v1/files/photo", path)
+    assert contents_of(tmp_path) == [b"the picture"]
+    assert {it.headers["authorization"] for it in script.asked} == {"Bearer a0"}

@@ -1,6 +1,7 @@
 """The reference client against the real server, on both databases."""
 
 import asyncio
+import hashlib
 import os
 import sqlite3
 import subprocess
@@ -28,6 +29,7 @@ from messenger_client import (
 from tests.clients.python.conftest import Device, Devices
 from tests.support.people import Backend
 from tests.support.servers import ROOT
+from tests.support.shown_files import make_photo
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -50,6 +52,30 @@ async def test_what_one_says_the_other_applies_in_order(devices: Devices) -> Non
         await device.expect_seq(f"chat:{chat}", 11)
     assert bruno.texts(chat)[-11:] == [*(message["text"] for message in sent), "by socket"]
     assert anna.client.position.cursors[f"chat:{chat}"] == 11
+
+
+async def test_a_file_goes_from_one_to_the_other(devices: Devices, tmp_path: Path) -> None:
+    anna, bruno = await devices.sign_up(), await devices.sign_up()
+    await bruno.start()
+    chat = await open_chat(anna, bruno)
+    path, content = tmp_path / "photo.png", make_photo()
+    path.write_bytes(content)
+    files = [await anna.client.upload(path), await anna.client.upload(content, name="same.png")]
+    ids = [file["id"] for file in files]
+    message = await anna.client.send_message(chat, "Look!", attachments=ids)
+    assert message["attachments"] == files
+    await bruno.expect_seq(f"chat:{chat}", 1)
+    [update] = bruno.applied(f"chat:{chat}")
+    assert isinstance(update, Update)
+    [photo, _] = update.data["attachments"]
+    copy = tmp_path / "copy"
+    await bruno.client.download(photo["url"], copy)
+    assert hashlib.sha256(copy.read_bytes()).hexdigest() == photo["sha256"]
+    without_words = await anna.client.send_message(chat, attachments=ids[:1])
+    assert without_words["text"] is None
+    with pytest.raises(Problem) as refusal:
+        await bruno.client.send_message(chat, attachments=ids)
+    assert refusal.value.code == "file_not_found"
 
 
 async def test_a_broken_line_costs_nothing(devices: Devices) -> None:

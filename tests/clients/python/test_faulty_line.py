@@ -1,7 +1,6 @@
 """The reference client behind a line that is cut, goes silent and loses answers."""
 
 import asyncio
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -13,9 +12,10 @@ from messenger_client import Reset, Tokens, Update
 
 from tests.clients.python.conftest import Device, Devices
 from tests.faults.tcp_proxy import Link, TcpProxy
+from tests.support import forks
 from tests.support.people import Deployment
 from tests.support.ports import free_port
-from tests.support.servers import ROOT, Server
+from tests.support.servers import Server
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -210,16 +210,8 @@ async def test_a_silent_line_is_left_and_a_new_epoch_is_read_anew(directory: Pat
 def renew_epoch(server: Server) -> None:
     """As an operator does who has restored a backup."""
     command = [sys.executable, "-m", "app.admin", "new-epoch"]
-    environment = {**server.environment, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command,
-        cwd=server.directory,
-        env=environment,
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr.decode()
+    done = forks.run(command, directory=server.directory, environment=server.environment)
+    assert done.returncode == 0, done.stderr
 
 
 async def expire(device: Device) -> Tokens:

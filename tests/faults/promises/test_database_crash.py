@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from app.kernel.scopes import ScopeKind
-from tests.faults.promises.scale import scaled
+from tests.faults.promises.scale import FORKED, scaled
 from tests.faults.promises.sends import Sends
 from tests.support import missing
 from tests.support.people import Backend, Deployment, Json
@@ -102,7 +102,7 @@ def check(acknowledged: dict[str, int], stored: Sequence[str]) -> None:
 async def test_sqlite_keeps_what_it_acknowledged_when_its_server_is_killed(
     directory: Path, stack: AsyncExitStack
 ) -> None:
-    server = Server(directory, _SETTINGS)
+    server = Server(directory, _SETTINGS, forked=FORKED)
     stack.callback(server.kill)
     server.start()
     file = server.var_dir / "messenger.db"
@@ -168,7 +168,7 @@ async def test_postgresql_keeps_what_it_acknowledged_when_it_is_killed(
     except missing.Missing as reason:
         missing.skip("PostgreSQL as a process", str(reason))
     settings = {"DATABASE_TYPE": "postgresql", "DATABASE_URL": postgres.url}
-    server = stack.enter_context(Server(directory, _SETTINGS | settings))
+    server = stack.enter_context(Server(directory, _SETTINGS | settings, forked=FORKED))
     details = {"database_url": postgres.url}
     scene = await set_scene(Deployment("postgresql", [server], details), stack)
     rng = random.Random(3)

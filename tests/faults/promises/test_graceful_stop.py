@@ -152,7 +152,7 @@ def locked(file: Path) -> Iterator[Callable[[], None]]:
 async def test_a_slow_request_finishes_while_sockets_are_told(
     directory: Path, stack: AsyncExitStack, way: str
 ) -> None:
-    server = WAYS[way](Server(directory, name=way))
+    server = WAYS[way](Server(directory, name=way, forked=False))
     scene = await set_scene(server, stack)
     with locked(server.var_dir / "messenger.db") as let_go:
         slow = asyncio.create_task(scene.send("slow"))
@@ -195,7 +195,7 @@ async def test_ten_seconds_are_the_end_whatever_hangs(
     directory: Path, stack: AsyncExitStack, backing: Backing, way: str
 ) -> None:
     workers = {"WORKERS": "2"} if way == "launcher" else {}
-    server = WAYS[way](Server(directory, backing.settings | workers, name=way))
+    server = WAYS[way](Server(directory, backing.settings | workers, name=way, forked=False))
     scene = await set_scene(server, stack)
     await scene.stall(4)
     backing.hang()
@@ -215,7 +215,7 @@ async def test_ten_seconds_are_the_end_whatever_hangs(
 async def test_who_asks_twice_is_not_kept_waiting(
     directory: Path, backing: Backing, workers: str, second: str
 ) -> None:
-    server = Server(directory, backing.settings | {"WORKERS": workers}).start()
+    server = Server(directory, backing.settings | {"WORKERS": workers}, forked=False).start()
     processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
     backing.postgres.signal(signal.SIGSTOP)
     async with httpx.AsyncClient(base_url=server.base_url, trust_env=False) as client:

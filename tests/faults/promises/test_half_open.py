@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.faults.promises.scale import SCALE, scaled
+from tests.faults.promises.scale import FORKED, SCALE, scaled
 from tests.faults.tcp_proxy import TcpProxy
 from tests.support.people import API, Backend, Deployment, Person
 from tests.support.servers import Server
@@ -42,7 +42,7 @@ async def open_through(proxy: TcpProxy, person: Person) -> Socket:
 
 @pytest.mark.parametrize("way", scaled(quick=["launcher"], full=["launcher", "uvicorn"]))
 async def test_half_open_sockets_are_gone_within_two_heartbeats(directory: Path, way: str) -> None:
-    server = Server(directory, SETTINGS, name=way)
+    server = Server(directory, SETTINGS, name=way, forked=FORKED)
     async with AsyncExitStack() as stack:
         stack.callback(server.kill)
         if way == "launcher":

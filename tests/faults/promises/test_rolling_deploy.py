@@ -1,10 +1,12 @@
-"""A deploy loses nothing: two servers behind nginx stop and start in turn while people talk.
+"""A deploy loses nothing: two servers behind nginx stop and start in turn while people talk and send large files.
 
-Nobody of the load repeats what failed: every request must succeed, and nginx's own log must say so too.
-What is not here yet: a large upload meanwhile, which comes with the files.
+Nobody of the load repeats what failed: every request must succeed, and nginx's own log must say so too. One kind
+may fail: a form cannot be finished in the seconds that a stop leaves on a slow line. It leaves no trace then; who
+wants to go on elsewhere uploads by tus, whose requests succeed like all others.
 """
 
 import asyncio
+import hashlib
 import itertools
 import json
 import os
@@ -28,6 +30,8 @@ from tests.support.people import API, Backend, Deployment, Json, Person, new_id
 from tests.support.postgres import Postgres
 from tests.support.rows import read_values
 from tests.support.servers import Server
+from tests.support.tus import BODY_TYPE, TUS
+from tests.support.uploads import BOUNDARY, FILE_HEAD, FORM_END, list_objects
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -37,6 +41,11 @@ STOP_SECONDS = 10.0
 TALKERS = scaled(quick=4, full=8)
 # Each person has two.
 LISTENERS = 2 * TALKERS
+UPLOAD_BYTES = scaled(quick=20_000_000, full=100_000_000)
+LINE_BYTES_A_SECOND = scaled(quick=5_000_000, full=10_000_000)
+_PIECE_BYTES = 262_144
+# What nginx or the server itself says of a form that a stop has cut.
+_CUT_FORM = frozenset({502, 503})
 _SAID_TWICE = 10
 _READ_AFTER = 4
 _WHOLE_SECONDS = 60.0
@@ -92,6 +101,96 @@ class Talker:
         return answer.json()
 
 
+@dataclass
+class Uploader:
+    """Sends one large file after the other over a slow line. `whole`: URL -> hash of what was sent and taken.
+
+    `cut`: how often a server that stopped ended a body. `failed`: what may not happen.
+    """
+
+    http: httpx.AsyncClient
+    whole: dict[str, str] = field(default_factory=dict[str, str])
+    failed: list[str] = field(default_factory=list[str])
+    cut: int = 0
+
+    async def upload_resumable(self, is_over: asyncio.Event) -> None:
+        while not is_over.is_set():
+            content = os.urandom(UPLOAD_BYTES)
+            head = TUS | {"Upload-Length": str(len(content))}
+            begun = await self.http.post(f"{API}/files/tus", headers=head)
+            if begun.status_code != httpx.codes.CREATED:
+                self.failed.append(f"POST /files/tus: {begun.status_code} {begun.text[:300]}")
+                return
+            path = begun.headers["location"]
+            if not await self._send_all(path, content):
+                return
+            await self._find_file(path, content)
+
+    async def _send_all(self, path: str, content: bytes) -> bool:
+        offset = 0
+        while offset < len(content):
+            head = TUS | {"Content-Type": BODY_TYPE, "Upload-Offset": str(offset)}
+            # Its length is told: only so much is missing where the server answers before it has all.
+            head["Content-Length"] = str(len(content) - offset)
+            try:
+                answer = await self.http.patch(path, content=drip(content[offset:]), headers=head)
+            except httpx.TransportError as error:
+                self.failed.append(f"PATCH {path} at {offset}: {error!r}")
+                return False
+            if answer.status_code != httpx.codes.NO_CONTENT:
+                self.failed.append(f"PATCH {path}: {answer.status_code} {answer.text[:300]}")
+                return False
+            offset = int(answer.headers["upload-offset"])
+            self.cut += offset < len(content)
+        return True
+
+    async def _find_file(self, path: str, content: bytes) -> None:
+        standing: Json = {}
+
+        async def is_finished() -> bool:
+            standing.update((await self.http.get(path)).json())
+            return standing["state"] == "finished"
+
+        await eventually(is_finished, timeout_seconds=_WHOLE_SECONDS, what="the file")
+        self.whole[standing["file"]["url"]] = hashlib.sha256(content).hexdigest()
+
+    async def upload_forms(self, is_over: asyncio.Event) -> None:
+        while not is_over.is_set():
+            content = os.urandom(UPLOAD_BYTES)
+            body = FILE_HEAD + content + FORM_END
+            head = {
+                "Content-Type": f"multipart/form-data; boundary={BOUNDARY}",
+                "Content-Length": str(len(body)),
+            }
+            try:
+                answer = await self.http.post(
+                    f"{API}/files/upload", content=drip(body), headers=head
+                )
+            except httpx.TransportError:
+                self.cut += 1
+                continue
+            if answer.status_code == httpx.codes.CREATED:
+                self.whole[answer.json()["url"]] = hashlib.sha256(content).hexdigest()
+            elif answer.status_code in _CUT_FORM:
+                self.cut += 1
+            else:
+                self.failed.append(f"POST /files/upload: {answer.status_code} {answer.text[:300]}")
+
+    async def judge(self) -> None:
+        """What was taken is there as it was sent, and the server knows of nothing else."""
+        known = (await self.http.get(f"{API}/users/me/export")).json()["files"]
+        assert {file["url"] for file in known} == self.whole.keys()
+        for url, sha256 in self.whole.items():
+            answer = await self.http.get(url)
+            assert hashlib.sha256(answer.content).hexdigest() == sha256
+
+
+async def drip(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), _PIECE_BYTES):
+        yield content[start : start + _PIECE_BYTES]
+        await asyncio.sleep(_PIECE_BYTES / LINE_BYTES_A_SECOND)
+
+
 class Listener:
     """The reference client on a socket; `began`: where it stood before the load."""
 
@@ -143,7 +242,12 @@ class AccessLog:
         )
 
     def failed(self) -> list[Json]:
-        return [line for line in self.lines() if line["status"] >= _SERVER_FAULT]
+        """Forms of large files aside, which may be cut."""
+        return [
+            line
+            for line in self.lines()
+            if line["status"] >= _SERVER_FAULT and not line["path"].endswith("/files/upload")
+        ]
 
 
 @pytest.fixture
@@ -162,8 +266,8 @@ def servers(directory: Path, postgres: Postgres, redis_url: str) -> Iterator[lis
         "LOG_LEVEL": "INFO",
         "VAR_DIR": str(directory / "one" / "var"),
     }
-    one = Server(directory / "one", shared, name="one")
-    two = Server(directory / "two", shared | {"WORKERS": "2"}, name="two")
+    one = Server(directory / "one", shared, name="one", forked=False)
+    two = Server(directory / "two", shared | {"WORKERS": "2"}, name="two", forked=False)
     try:
         yield [one.start(), two.start()]
         one.stop()
@@ -192,10 +296,16 @@ async def test_servers_that_stop_in_turn_lose_nothing(
         listeners = [Listener(proxy, person, scope) for person in people * (LISTENERS // TALKERS)]
         talkers = [await enter(proxy, person, chat, stack) for person in people]
         log = AccessLog(proxy)
+        uploaders = [
+            Uploader((await enter(proxy, person, chat, stack)).http)
+            for person in await backend.people(2)
+        ]
         stops: list[float] = []
         async with asyncio.TaskGroup() as group:
             for talker in talkers:
                 group.create_task(talker.talk(is_over))
+            group.create_task(uploaders[0].upload_resumable(is_over))
+            group.create_task(uploaders[1].upload_forms(is_over))
             try:
                 for listener in listeners:
                     await stack.enter_async_context(listener.listening())
@@ -204,7 +314,7 @@ async def test_servers_that_stop_in_turn_lose_nothing(
                     stops.append(await replace(server))
                     await expect_progress(talkers, listeners)
                     ended = log.ended_sockets() - before
-                    assert [line for talker in talkers for line in talker.failed] == []
+                    assert [line for it in (*talkers, *uploaders) for line in it.failed] == []
                     lost = caplog.messages[told:]
                     assert set(lost) <= {"socket lost: closed with 1012"}
                     assert ended == Counter({f"127.0.0.1:{server.port}": len(lost)})
@@ -222,9 +332,12 @@ async def test_servers_that_stop_in_turn_lose_nothing(
             await eventually(is_whole, timeout_seconds=_WHOLE_SECONDS, what="the last message")
             assert listener.applied() == rows[listener.began :]
         await judge(deployment, talkers, chat)
+        objects = await judge_uploads(uploaders, servers[0].var_dir)
         print(
             f"rolling deploy: {STOPS} stops of {max(stops):.1f} s at most, {len(log.lines())} requests,"
-            f" {len(caplog.messages)} sockets closed with 1012, 0 failed, nothing lost"
+            f" {len(caplog.messages)} sockets closed with 1012, {objects} large files taken,"
+            f" {uploaders[0].cut} bodies of tus continued elsewhere, {uploaders[1].cut} forms cut,"
+            " 0 failed otherwise, nothing lost"
         )
     for server in servers:
         server.stop()
@@ -290,3 +403,17 @@ async def judge(deployment: Deployment, talkers: list[Talker], chat: Json) -> No
     )
     said = [f"{client_id} {it}" for talker in talkers for client_id, it in talker.said.items()]
     assert sorted(map(str, stored)) == sorted(said)
+
+
+async def judge_uploads(uploaders: list[Uploader], var_dir: Path) -> int:
+    """How many were taken; of those that were not nothing is left."""
+    for uploader in uploaders:
+        assert uploader.failed == []
+        await uploader.judge()
+    objects = sum(len(uploader.whole) for uploader in uploaders)
+
+    async def is_clean() -> bool:
+        return len(list_objects(var_dir)) == objects
+
+    await eventually(is_clean, timeout_seconds=_WHOLE_SECONDS, what="as many objects as files")
+    return objects

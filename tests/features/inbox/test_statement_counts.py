@@ -10,10 +10,12 @@ from app.features.chats.list_invites import list_chat_invites
 from app.features.chats.list_members import list_chat_members
 from app.features.inbox.items import load_items
 from app.features.inbox.list_chats import list_chats
+from app.features.users.update_profile import update_profile
 from app.infra.cipher.keyring import Keyring, open_keyring
 from app.kernel.ids import ChatId, UserId
 from tests.support.clubs import Club, build_club
 from tests.support.databases import SetClock, open_empty_database, settings_for
+from tests.support.photos import keep_photo
 from tests.support.statements import recorded_statements
 
 pytestmark = pytest.mark.anyio
@@ -88,6 +90,30 @@ async def test_a_longer_page_sends_no_more_statements(
     short = await count_statements(club, listing, viewer, group, 4)
     long = await count_statements(club, listing, viewer, group, 40)
     assert short == long <= at_most
+
+
+@pytest.mark.parametrize(("listing", "at_most"), [(chats, 18), (members, 9)])
+async def test_photos_cost_the_same_for_a_longer_page_and_nothing_where_there_are_none(
+    club: Club, listing: Listing, at_most: int
+) -> None:
+    viewer, *others = await club.town.settle_many(41)
+    group = await club.group(viewer, *others)
+    for other in others:
+        await club.say(other, await club.pair(viewer, other))
+        await club.say(other, await club.group(other, viewer))
+    without = await count_statements(club, listing, viewer, group, 40)
+    for other in others:
+        club.clock.advance(seconds=1)
+        file_id = await keep_photo(club.db, club.tools.keyring, other)
+        town = club.town
+        await update_profile(
+            club.db, town.keyring, town.index, user_id=other, changes={"photo": file_id}
+        )
+        await club.say(other, await club.group(other, viewer, photo_id=file_id))
+        await club.say(other, await club.pair(viewer, other))
+    short = await count_statements(club, listing, viewer, group, 4)
+    long = await count_statements(club, listing, viewer, group, 40)
+    assert without < short == long <= at_most
 
 
 async def test_telling_many_newcomers_of_a_chat_sends_no_more_statements(club: Club) -> None:

@@ -63,6 +63,21 @@ async def test_import_and_search_share_a_daily_budget_of_new_numbers(backend: Ba
     assert (await dial(bruno, LOOKUPS_PER_DAY, 1)).status_code == 200
 
 
+async def test_a_new_account_of_the_same_number_goes_on_with_what_is_left(backend: Backend) -> None:
+    anna = await backend.sign_up()
+    for deleted in range(3):
+        assert (await dial(anna, 600 * deleted, 500)).status_code == 200
+        await anna.delete("/users/me", expect=204)
+        anna = await backend.sign_up(anna.phone)
+    last = await dial(anna, 1800, 500)
+    assert last.status_code == 200
+    assert '"lookups";r=0;t=' in last.headers["ratelimit"]
+    refused = await dial(anna, 2300, 1)
+    assert (refused.status_code, refused.json()["code"]) == (429, "lookups_exhausted")
+    bruno = await backend.sign_up()
+    assert (await dial(bruno, 2300, 1)).status_code == 200
+
+
 async def test_an_address_book_has_an_end(backend: Backend, crowd: Person) -> None:
     bruno = await backend.sign_up()
     await change_rows(

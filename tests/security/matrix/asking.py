@@ -11,8 +11,13 @@ import httpx
 from tests.security.matrix.cast import NEVER, Cast, Ids
 from tests.security.matrix.table import Row
 from tests.support.people import API, Json, Person, new_id
+from tests.support.shown_files import make_text, show, upload
 from tests.support.sockets import FrameRefused
+from tests.support.tus import BODY_TYPE, TUS, begin, try_to_begin
+from tests.support.tus import PATH as TUS_PATH
 
+FILE = "/api/v1/files/{file_type}/{filename}"
+UPLOAD = "/api/v1/files/tus/{token}"
 # Headers that may differ between two answers that must tell the same; the length is that of the
 # body, which is compared itself.
 _VARIABLE_HEADERS = {"x-request-id", "date", "content-length", "ratelimit", "ratelimit-policy"}
@@ -71,8 +76,9 @@ async def prepare(question: Question) -> None:
 async def _call(question: Question, call: Call, who: Person | None = None) -> Outcome:
     method, _, template = question.row.operation.partition(" ")
     path = template.removeprefix(API)
-    for name in ("chat_id", "message_id", "user_id", "session_id", "code"):
-        value = call.path.get(name, getattr(question.ids, name))
+    known = ("chat_id", "message_id", "user_id", "session_id", "code")
+    values = {name: getattr(question.ids, name) for name in known} | call.path
+    for name, value in values.items():
         path = path.replace("{" + name + "}", str(value))
     if template.startswith(API):
         asker = who or question.who
@@ -86,6 +92,8 @@ def _outcome(response: httpx.Response, call: Call) -> Outcome:
     status = str(response.status_code)
     headers = {k: v for k, v in response.headers.items() if k not in _VARIABLE_HEADERS}
     evidence = (status, headers, response.content)
+    if response.is_error and response.request.method == "HEAD":
+        return Outcome(status, evidence)
     if response.is_error:
         body = response.json() if response.headers["content-type"].endswith("json") else {}
         return Outcome(_problem(status, body.get("code", "")), evidence)
@@ -207,7 +215,108 @@ async def _write_to_whom_i_block(question: Question) -> Outcome:
     return await _call(question, Call(body={"chat_id": chat["id"], "text": "Hello"}))
 
 
+async def _ask_shown(question: Question, **query: object) -> Outcome:
+    """A photo that the owner shows in this chat; none where there is no such chat."""
+    file = await _shown_in(question)
+    path = {"file_type": "photo", "filename": file["filename"]}
+    return await _call(question, Call(path=path, query=query or None))
+
+
+async def _ask_thumbnail(question: Question) -> Outcome:
+    return await _ask_shown(question, thumbnail="small")
+
+
+async def _shown_in(question: Question) -> Json:
+    cast, chat_id = question.cast, question.ids.chat_id
+    if chat_id == NEVER:
+        return {"filename": "A" * 32 + ".png"}
+    if chat_id not in cast.shown:
+        blocked = f"/users/blocked/{cast.people['blocked'].id}"
+        # The owner writes nothing to whom he blocks.
+        await cast.owner.call("DELETE", blocked)
+        message = await show(cast.owner, {"id": chat_id}, "photo")
+        await cast.owner.put(blocked, expect=200)
+        cast.shown[chat_id] = message["attachments"][0]
+    return cast.shown[chat_id]
+
+
+async def _ask_file(question: Question, *, whose: Person) -> Outcome:
+    """Of that person; one that never was where the ids are such, or there is nobody."""
+    filename = "A" * 32
+    if whose.tokens and question.ids.user_id != NEVER:
+        filename = (await upload(whose, "document"))["filename"]
+    path = {"file_type": "document", "filename": filename}
+    return await _call(question, Call(path=path))
+
+
+async def _ask_own_file(question: Question) -> Outcome:
+    return await _ask_file(question, whose=question.who)
+
+
+async def _ask_foreign_file(question: Question) -> Outcome:
+    return await _ask_file(question, whose=question.cast.guest)
+
+
+async def _begin_upload(question: Question) -> Outcome:
+    response = await try_to_begin(question.who, 5)
+    return _outcome(response, Call())
+
+
+async def _ask_upload(question: Question, *, whose: Person) -> Outcome:
+    """As `_ask_file`, of an upload that waits for its bytes."""
+    method = question.row.operation.partition(" ")[0]
+    path = f"{TUS_PATH}/{'A' * 32}"
+    if whose.tokens and question.ids.user_id != NEVER:
+        path = (await begin(whose, 5)).path
+    headers, content = dict(TUS), None
+    if method in {"PATCH", "POST"}:
+        headers |= {"Content-Type": BODY_TYPE, "Upload-Offset": "0"}
+        headers |= {"X-HTTP-Method-Override": "PATCH"} if method == "POST" else {}
+        content = b"bytes"
+    response = await question.who.call(method, path, content=content, headers=headers)
+    if whose.tokens:
+        # Nobody has places for as many as there are questions.
+        await whose.call("DELETE", path, headers=TUS)
+    return _outcome(response, Call())
+
+
+async def _ask_own_upload(question: Question) -> Outcome:
+    return await _ask_upload(question, whose=question.who)
+
+
+async def _ask_foreign_upload(question: Question) -> Outcome:
+    return await _ask_upload(question, whose=question.cast.guest)
+
+
+async def _upload(question: Question) -> Outcome:
+    response = await question.who.post_form(make_text())
+    return _outcome(response, Call())
+
+
 PROBES: dict[tuple[str, str], Callable[[Question], Awaitable[Outcome]]] = {
+    ("POST /api/v1/files/upload", ""): _upload,
+    ("POST /api/v1/files/tus", ""): _begin_upload,
+    **{
+        (f"{method} {UPLOAD}", case): probe
+        for method in ("HEAD", "GET", "PATCH", "POST", "DELETE")
+        for case, probe in (
+            ("my own", _ask_own_upload),
+            ("of somebody else", _ask_foreign_upload),
+        )
+    },
+    **{
+        (f"{method} {FILE}", case): probe
+        for method in ("HEAD", "GET")
+        for case, probe in (
+            ("shown in it", _ask_shown),
+            ("the thumbnail of one shown in it", _ask_thumbnail),
+            ("my own", _ask_own_file),
+            ("of somebody else", _ask_foreign_file),
+        )
+    },
+    ("DELETE " + FILE, "shown in it"): _ask_shown,
+    ("DELETE " + FILE, "my own"): _ask_own_file,
+    ("DELETE " + FILE, "of somebody else"): _ask_foreign_file,
     ("POST /api/v1/auth/refresh-token", "my own"): _refresh,
     ("POST /api/v1/auth/refresh-token", "my access token"): _refresh_by_access,
     ("POST /api/v1/auth/logout", ""): _log_out,
@@ -235,6 +344,8 @@ FRAMES: dict[tuple[str, str], Callable[[Question], Json]] = {
     ("auth", "my own"): lambda q: {"token": q.who.access_token},
     ("auth", "of somebody else"): _foreign_token,
     ("send_message", ""): lambda q: {"chat_id": q.ids.chat_id, "text": "Hello"},
+    ("send_message", "a file of mine"): lambda q: _show_mine(q).body,
+    ("send_message", "a file of elsewhere"): lambda q: _show_foreign(q).body,
     ("read", ""): lambda q: {"chat_id": q.ids.chat_id, "message_id": q.ids.message_id},
     ("read", "a message of elsewhere"): lambda q: {
         "chat_id": q.ids.chat_id,
@@ -299,6 +410,24 @@ def _forward_in(question: Question) -> Call:
     return _forward(question.ids.chat_id, saved, noted)
 
 
+def _show_mine(question: Question) -> Call:
+    file_id = question.cast.files.get(question.role, NEVER)
+    return Call(body={"chat_id": question.ids.chat_id, "attachments": [file_id]})
+
+
+def _show_foreign(question: Question) -> Call:
+    ids = question.ids
+    return Call(body={"chat_id": ids.chat_id, "attachments": [ids.foreign_file_id]})
+
+
+def _put_mine(question: Question) -> Call:
+    return Call(body={"photo": question.cast.photos.get(question.role, NEVER)})
+
+
+def _put_foreign(question: Question) -> Call:
+    return Call(body={"photo": question.ids.foreign_photo_id})
+
+
 def _role(role: str, **more: object) -> Callable[[Question], Call]:
     return lambda _: Call(body={"role": role, **more})
 
@@ -348,6 +477,8 @@ CALLS: dict[tuple[str, str], Callable[[Question], Call]] = {
     ("POST /api/v1/auth/ws-ticket", "for everything"): lambda _: Call(body={}),
     ("POST /api/v1/auth/ws-ticket", ""): lambda q: Call(body={"chat_id": q.ids.chat_id}),
     ("PUT /api/v1/users/me", ""): _change(bio="Hello"),
+    ("PUT /api/v1/users/me", "a photo of mine"): _put_mine,
+    ("PUT /api/v1/users/me", "a photo of elsewhere"): _put_foreign,
     ("PUT /api/v1/users/me/privacy", ""): _change(call="everyone"),
     ("GET /api/v1/users/search", "a username"): lambda q: _search(q.cast.username, q.cast.owner),
     ("GET /api/v1/users/search", "a name of a member"): lambda q: _search(
@@ -386,6 +517,8 @@ CALLS: dict[tuple[str, str], Callable[[Question], Call]] = {
     ("PUT " + CHAT, "more than the admin may"): _change(permissions=["pin_messages"]),
     ("PUT " + CHAT, "username"): lambda _: Call(body={"username": "was_" + secrets.token_hex(6)}),
     ("PUT " + CHAT, "history"): _change(history_visible=True),
+    ("PUT " + CHAT, "a photo of mine"): _put_mine,
+    ("PUT " + CHAT, "a photo of elsewhere"): _put_foreign,
     ("DELETE " + CHAT, "for both"): lambda _: Call(query=FOR_ALL),
     ("PUT " + CHAT + "/settings", ""): _change(is_archived=True),
     ("GET " + CHAT + "/members", "who is banned"): lambda _: Call(query={"filter": "banned"}),
@@ -425,6 +558,8 @@ CALLS: dict[tuple[str, str], Callable[[Question], Call]] = {
     ("POST /api/v1/messages/", "a reply to elsewhere"): lambda q: _message(
         q, reply_to_message_id=q.ids.foreign_message_id
     ),
+    ("POST /api/v1/messages/", "a file of mine"): _show_mine,
+    ("POST /api/v1/messages/", "a file of elsewhere"): _show_foreign,
     ("POST /api/v1/messages/", "forward from it"): _forward_out,
     ("POST /api/v1/messages/", "forward into it"): _forward_in,
     ("PUT " + MESSAGE, "the owner's"): _change(text="Changed"),

@@ -4,6 +4,8 @@ import secrets
 from dataclasses import dataclass, field, replace
 
 from tests.support.people import Backend, Json, Person
+from tests.support.photos import upload_photo
+from tests.support.shown_files import upload
 from tests.support.sockets import Socket
 
 NEVER = 2**53 - 2
@@ -32,13 +34,21 @@ class Ids:
     revoked_code: str = NEVER_CODE
     foreign_message_id: int = NEVER
     foreign_code: str = NEVER_CODE
+    foreign_file_id: int = NEVER
+    foreign_photo_id: int = NEVER
     hermit_id: int = NEVER
     username: str = "never_was"
 
     def never(self, case: str) -> "Ids":
         """The same with ids that never were: of the other chat where the case is about one, else of all."""
         if "elsewhere" in case:
-            return replace(self, foreign_message_id=NEVER, foreign_code=NEVER_CODE)
+            return replace(
+                self,
+                foreign_message_id=NEVER,
+                foreign_code=NEVER_CODE,
+                foreign_file_id=NEVER,
+                foreign_photo_id=NEVER,
+            )
         return Ids()
 
 
@@ -55,6 +65,8 @@ class Cast:
     foreign_group: Json
     foreign_message: Json
     foreign_invite: Json
+    foreign_file: Json
+    foreign_photo: Json
     owners_session: int
     epoch: str
     # The owner's, and the last name of the target.
@@ -63,6 +75,12 @@ class Cast:
     # Of each role "Saved messages", and a message there.
     saved: dict[str, int]
     notes: dict[str, int]
+    # Of each role a file of theirs.
+    files: dict[str, int]
+    # Of each role a photo that they have uploaded.
+    photos: dict[str, int]
+    # Of each chat a photo that its owner shows in it.
+    shown: dict[int, Json] = field(default_factory=dict)
     sockets: dict[str, Socket] = field(default_factory=dict)
 
     @property
@@ -119,12 +137,16 @@ async def make_cast(backend: Backend) -> Cast:
         foreign_group=foreign,
         foreign_message=await guest.say(foreign, "elsewhere"),
         foreign_invite=await guest.post(f"/chats/{foreign['id']}/invites", {}, expect=201),
+        foreign_file=await upload(guest, "document"),
+        foreign_photo=await upload_photo(guest),
         owners_session=sessions[0]["id"],
         epoch=socket.hello["epoch"],
         username=owner_now["username"],
         last_name=target_now["last_name"],
         saved={role: chat["id"] for role, chat in saved.items()},
         notes={role: message["id"] for role, message in notes.items()},
+        files={role: (await upload(person, "document"))["id"] for role, person in people.items()},
+        photos={role: (await upload_photo(person))["id"] for role, person in people.items()},
     )
     await socket.close()
     return cast
@@ -141,7 +163,12 @@ async def make_scene(
     if kind == "private":
         return await _make_private(cast, with_own=with_own)
     if not kind:
-        ids = Ids(user_id=cast.target.id, session_id=cast.owners_session, hermit_id=cast.hermit.id)
+        ids = Ids(
+            user_id=cast.target.id,
+            session_id=cast.owners_session,
+            hermit_id=cast.hermit.id,
+            foreign_photo_id=cast.foreign_photo["id"],
+        )
         return Scene(kind, dict.fromkeys(cast.people, ids))
     scene = await _make_shared(cast, kind, with_own=with_own)
     return await _add_invites(cast, scene) if with_invites else scene
@@ -235,6 +262,8 @@ def _fill(cast: Cast, chat: Json, message: Json, **others: object) -> Ids:
         "session_id": cast.owners_session,
         "foreign_message_id": cast.foreign_message["id"],
         "foreign_code": cast.foreign_invite["code"],
+        "foreign_file_id": cast.foreign_file["id"],
+        "foreign_photo_id": cast.foreign_photo["id"],
         "hermit_id": cast.hermit.id,
     }
     return Ids(**(known | others))  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from app.features.auth import change_two_step as changes
 from app.features.auth.change_two_step import Choice
 from app.features.auth.errors import PasswordInvalid, PasswordTokenExpired
-from app.features.auth.jobs import _prune_factor
+from app.features.auth.jobs import forget_tries
 from app.features.auth.models import FactorTryRow, PasswordTokenRow, SecondFactorRow
 from app.features.auth.password_tokens import create_password_token
 from app.features.auth.passwords import PasswordHasher
@@ -232,7 +232,7 @@ async def test_what_is_over_is_forgotten(account: Account) -> None:
             pending = select(func.count()).where(SecondFactorRow.pending_secret.is_not(None))
             return (*found, await tx.scalar(pending) or 0)
 
-        await world.db.write(_prune_factor)
+        await forget_tries(world.db)
         return await world.db.read(work)
 
     assert await counts() == (2, 2, 1)

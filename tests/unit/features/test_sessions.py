@@ -197,6 +197,7 @@ async def test_an_ended_session_is_over_for_good(world: World) -> None:
     with pytest.raises(RefreshTokenInvalid):
         await world.refresh(opened.refresh_token)
     assert await use_ticket(world.db, ticket) is None
+    assert await use_ticket(world.db, "no ticket at all") is None
     with pytest.raises(TokenRefused):
         await create_ticket(world.db, [], session_id=opened.session_id, chat_id=None)
     with pytest.raises(SessionNotFound):
@@ -336,10 +337,12 @@ async def test_many_tickets_take_as_many_statements_as_one(world: World) -> None
         wishes = [Wish(new_token(Purpose.TICKET), it.session_id, None, doors=[]) for it in sessions]
         hashes = [hash_token(wish.ticket, Purpose.TICKET) or b"" for wish in wishes]
         with recorded_statements(world.db) as statements:
-            assert await world.db.write(lambda tx: create_tickets(tx, wishes)) == [None] * len(
-                wishes
+            assert await world.db.write(lambda tx: create_tickets(tx, wishes, may_wait=False)) == [
+                None
+            ] * len(wishes)
+            used = await world.db.write(
+                lambda tx: use_tickets(tx, [*hashes, hashes[0], b"guess"], may_wait=False)
             )
-            used = await world.db.write(lambda tx: use_tickets(tx, [*hashes, hashes[0], b"guess"]))
         assert [it and it.session_id for it in used] == [
             *(it.session_id for it in sessions),
             None,

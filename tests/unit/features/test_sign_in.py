@@ -1,6 +1,7 @@
 """Signing in: limits that hold, that a stranger cannot turn on the owner, and codes used once."""
 
 import asyncio
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from sqlalchemy import func, select
 
 from app.features.auth.codes import CodeHasher, new_code
 from app.features.auth.errors import CodeExpired, CodeInvalid, PhoneNotSupported
-from app.features.auth.jobs import _prune
+from app.features.auth.jobs import forget_codes
 from app.features.auth.limits import MAX_GUESSES_A_DAY, limit_headers
 from app.features.auth.models import VerificationRow
 from app.features.auth.phones import read_sign_in_phone
@@ -17,6 +18,7 @@ from app.features.auth.send_verification import SentCode, send_verification
 from app.features.auth.verify_code import DEFAULT_FIRST_NAME, Attempt, SignedIn, verify_code
 from app.features.users.models import UserRow
 from app.infra.database.tx import Tx
+from app.infra.deadline import seconds_left
 from app.infra.hashing import SlowHasher
 from app.infra.limits.memory import MemoryLimiter
 from app.infra.sms.port import SmsUnavailable
@@ -25,6 +27,7 @@ from app.kernel.phones import PhoneInvalid
 from app.kernel.problems import RateLimited
 from app.kernel.text import NameInvalid
 from app.settings import SmsSettings
+from tests.support.calls import a_call
 from tests.unit.features.conftest import LIMITS, World
 
 PHONE = "+491701234567"
@@ -326,6 +329,32 @@ async def test_a_code_that_was_not_sent_cannot_be_used(desk: Desk, way: str) -> 
     await desk.sign_in()
 
 
+async def test_a_code_is_not_sent_when_its_caller_could_not_wait_for_the_outcome(
+    desk: Desk,
+) -> None:
+    """It would ring and cost, and nobody could use it."""
+    with a_call(seconds=0.9), pytest.raises(SmsUnavailable):
+        await desk.ask()
+    assert desk.inbox.sent == []
+    await desk.sign_in()
+
+
+async def test_a_silent_provider_has_only_what_the_call_has_left(desk: Desk) -> None:
+    desk.inbox.seconds = 30
+    started = time.monotonic()
+    with a_call(seconds=1.5), pytest.raises(SmsUnavailable):
+        await desk.ask()
+    assert time.monotonic() - started < 4
+
+
+async def test_whoever_gives_the_provider_longer_gives_the_call_longer(desk: Desk) -> None:
+    desk.limits = SmsSettings(_env_file=None, timeout_seconds=9)
+    desk.inbox.seconds = 1.5
+    with a_call(seconds=1.5):
+        await desk.ask()
+        assert seconds_left() > 3
+
+
 async def test_a_failed_resend_leaves_the_older_code_alive(desk: Desk) -> None:
     sent = await desk.ask()
     desk.inbox.is_failing = True
@@ -362,7 +391,7 @@ async def test_old_codes_are_forgotten_but_known_addresses_are_not(desk: Desk) -
     count = select(func.count()).select_from(VerificationRow)
     for days, left in ((1, 2), (2, 1), (88, 0)):
         desk.world.clock.advance(days=days)
-        await desk.world.db.write(_prune)
+        await forget_codes(desk.world.db)
         assert await desk.world.db.read(lambda tx: tx.scalar(count)) == left
 
 

@@ -7,7 +7,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.infra.cipher.envelope import CiphertextInvalid, DataKey, unwrap_key, wrap_key
+from app.infra.cipher.envelope import (
+    CiphertextInvalid,
+    DataKey,
+    key_version,
+    unwrap_key,
+    wrap_key,
+)
 
 PLACE = {"table": "users", "column": "phone", "row_id": 7}
 
@@ -69,6 +75,21 @@ def test_the_newest_version_seals_and_all_versions_open() -> None:
     assert int.from_bytes(both.seal(b"new", **PLACE)[1:5], "big") == 2
     with pytest.raises(CiphertextInvalid):
         key(2).open(old, **PLACE)
+
+
+def test_fingerprints_are_known_under_every_version_and_under_no_other() -> None:
+    older, both, newer = key(1), key(1, 2), key(2)
+    made = older.fingerprint(b"text")
+    assert both.has_fingerprint(b"text", made)
+    assert not both.has_fingerprint(b"other", made)
+    assert not newer.has_fingerprint(b"text", made)
+    assert both.list_fingerprints(b"text") == [newer.fingerprint(b"text"), made]
+
+
+def test_a_value_tells_the_version_of_its_key_or_that_there_is_none() -> None:
+    assert key_version(key(1, 3).seal(b"", **PLACE)) == 3
+    assert key_version(key().seal(b"text" * 20, **PLACE, encrypt=False)) is None
+    assert key_version(b"") is None
 
 
 def test_nonces_do_not_repeat() -> None:

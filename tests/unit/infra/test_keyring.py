@@ -205,3 +205,14 @@ async def test_without_news_no_key_is_taken_from_memory(
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + LEASE_SECONDS + 1)
     assert (await db.read(lambda tx: keyring.require(tx, owner))) is not key
+
+
+async def test_who_has_no_key_gets_no_newer_one(db: Database) -> None:
+    keyring = await opened(db)
+    for change in (
+        lambda tx: keyring.add_version(tx, "chat:404"),
+        lambda tx: keyring.retire_versions(tx, "chat:404", 2),
+    ):
+        with pytest.raises(KeyUnreadable):
+            await db.write(change)
+    assert await count_rows(db) == (2, 1)

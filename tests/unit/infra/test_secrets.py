@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.infra.secrets import Secrets, load_secrets
+from app.infra.secrets import Secrets, load_data_keys, load_secrets
 from app.settings import Environment, SecretSettings, ServerSettings, Settings, SettingsError
 from tests.support.databases import settings_for
 
@@ -16,6 +16,8 @@ STRONG = {
     "MASTER_KEY": "aT5yU8iO1pQ4wE7rR2zX6cV9bN3mL0kJ",
     "INDEX_KEY": "zM4nB7vC1xL5kJ8hG2fD6sA9pO3iU0yT",
 }
+
+OTHER = "mK2pQ9sV4wZ7bE1hJ6nR3tY8uC5xF0gD"
 
 
 def production(directory: Path, **values: object) -> Settings:
@@ -67,9 +69,55 @@ def test_production_refuses_weak_keys_without_showing_them(directory: Path, weak
     assert weak not in str(caught.value)
 
 
-def test_production_refuses_one_key_for_two_purposes(directory: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [
+        ("INDEX_KEY", "MASTER_KEY"),
+        ("SECRET_KEY_PREVIOUS", "MASTER_KEY"),
+        ("SECRET_KEY_PREVIOUS", "INDEX_KEY"),
+        ("INDEX_KEY_NEW", "SECRET_KEY"),
+    ],
+)
+def test_production_refuses_one_key_for_two_purposes(directory: Path, name: str, of: str) -> None:
     with pytest.raises(SettingsError, match="must differ"):
-        load_secrets(production(directory, **(STRONG | {"INDEX_KEY": STRONG["MASTER_KEY"]})))
+        load_secrets(production(directory, **(STRONG | {name: STRONG[of]})))
+
+
+def test_keys_that_are_being_changed_are_taken(directory: Path) -> None:
+    changing = STRONG | {"SECRET_KEY_PREVIOUS": STRONG["SECRET_KEY"], "INDEX_KEY_NEW": OTHER}
+    assert load_secrets(production(directory, **changing)).index_key_new == OTHER.encode()
+
+
+def test_the_keys_of_data_that_is_there_are_never_made_up(directory: Path) -> None:
+    keys = load_data_keys(production(directory, **STRONG, INDEX_KEY_NEW=OTHER))
+    assert keys.master_key == STRONG["MASTER_KEY"].encode()
+    assert (keys.index_key, keys.index_key_new) == (STRONG["INDEX_KEY"].encode(), OTHER.encode())
+    lost = SecretSettings(_env_file=None, INDEX_KEY_NEW_FILE=directory / "lost")
+    with pytest.raises(SettingsError) as caught:
+        load_data_keys(settings_for(directory, secrets=lost))
+    said = [fault.partition(":")[0] for fault in caught.value.faults]
+    assert said == ["MASTER_KEY", "INDEX_KEY", "INDEX_KEY_NEW_FILE"]
+    assert list(directory.iterdir()) == []
+
+
+def test_a_directory_that_takes_no_keys_is_named(directory: Path) -> None:
+    (directory / "var").write_text("a file")
+    with pytest.raises(SettingsError, match="VAR_DIR: cannot keep MASTER_KEY there"):
+        load_secrets(settings_for(directory / "var"))
+
+
+def test_an_empty_file_is_no_key(directory: Path) -> None:
+    (directory / "key").write_text("")
+    empty = SecretSettings(_env_file=None, SECRET_KEY_PREVIOUS_FILE=directory / "key")
+    with pytest.raises(SettingsError, match="SECRET_KEY_PREVIOUS_FILE: the file is empty"):
+        load_secrets(settings_for(directory, secrets=empty))
+    both = SecretSettings(
+        _env_file=None,
+        SECRET_KEY_PREVIOUS="x",  # type: ignore[arg-type]
+        SECRET_KEY_PREVIOUS_FILE=directory / "key",
+    )
+    with pytest.raises(SettingsError, match="SECRET_KEY_PREVIOUS: set it or"):
+        load_secrets(settings_for(directory, secrets=both))
 
 
 def test_a_key_from_two_places_or_from_no_file_is_refused(directory: Path) -> None:
@@ -91,9 +139,9 @@ def test_secrets_are_not_in_their_repr() -> None:
 
 def test_the_other_signing_keys_are_read_as_a_list(directory: Path) -> None:
     older = "qW3eR5tY7uI9oP1aS2dF4gH6jK8lZ0xC"
-    values = STRONG | {"SECRET_KEY_PREVIOUS": f"{older}, {STRONG['INDEX_KEY']}"}
+    values = STRONG | {"SECRET_KEY_PREVIOUS": f"{older}, {OTHER}"}
     keys = load_secrets(production(directory, **values)).previous_secret_keys
-    assert keys == (older.encode(), STRONG["INDEX_KEY"].encode())
+    assert keys == (older.encode(), OTHER.encode())
     file = directory / "previous"
     file.write_text(f"{older}\n")
     values = STRONG | {"SECRET_KEY_PREVIOUS_FILE": file}

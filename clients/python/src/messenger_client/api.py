@@ -3,9 +3,11 @@
 import asyncio
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -78,18 +80,30 @@ class Api:
             Problem: the server refused.
             Unreachable: it is unknown what became of it.
         """
-        headers = {} if access_token is None else {"Authorization": f"Bearer {access_token}"}
-        base_url = self.base_url
-        url = f"{base_url}{self._options.api_prefix}{path}"
-        try:
+        headers = {} if access_token is None else _authorization(access_token)
+        with self._reaching(f"{method} {path}", OSError) as base_url:
+            url = f"{base_url}{self._options.api_prefix}{path}"
             async with asyncio.timeout(self._options.request_timeout):
                 answer = await self._http.request(
                     method, url, json=body, params=params, headers=headers
                 )
             return _read(answer)
-        except (httpx.HTTPError, TimeoutError, OSError) as error:
+
+    @contextmanager
+    def _reaching(self, what: str, *faults: type[Exception]) -> Generator[str]:
+        """The address whose turn it is; where it does not answer, it is the next one's.
+
+        `faults`: of the line as well, where no file of this machine is read or written.
+
+        Raises:
+            Unreachable
+        """
+        base_url = self.base_url
+        try:
+            yield base_url
+        except (httpx.HTTPError, TimeoutError, *faults) as error:
             self.turn(base_url)
-            raise Unreachable(f"{method} {path}: {type(error).__name__}") from error
+            raise Unreachable(f"{what}: {type(error).__name__}") from error
         except Unreachable:
             self.turn(base_url)
             raise
@@ -113,24 +127,77 @@ class Api:
         while True:
             tries -= 1
             try:
-                return await self._call_once(method, path, body, params)
+                return await self._authorized(
+                    lambda token: self.ask(method, path, body, params=params, access_token=token)
+                )
             except Unreachable as error:
                 if tries <= 0:
                     raise
                 await asyncio.sleep(backoff.next(at_least=error.retry_after or 0.0))
 
-    async def _call_once(
-        self, method: str, path: str, body: object, params: Mapping[str, Any] | None
-    ) -> Any:
+    async def upload(self, file: Path | bytes, *, name: str, purpose: str | None) -> Any:
+        """`POST /files/upload`, read from the disk while it is sent. As long as it gets on it is not given up.
+
+        Raises:
+            Problem, Unreachable, SessionEnded
+            OSError: the file cannot be read.
+        """
+
+        async def send(token: str) -> Any:
+            content = file if isinstance(file, bytes) else await asyncio.to_thread(file.open, "rb")
+            try:
+                with self._reaching("POST /files/upload") as base_url:
+                    answer = await self._http.post(
+                        f"{base_url}{self._options.api_prefix}/files/upload",
+                        data={} if purpose is None else {"purpose": purpose},
+                        files={"file": (name, content)},
+                        headers=_authorization(token),
+                    )
+                    return _read(answer)
+            finally:
+                if not isinstance(content, bytes):
+                    content.close()
+
+        return await self._authorized(send)
+
+    async def download(self, url: str, path: Path) -> None:
+        """Write what lies at the `url` of a File to `path`, whole or not at all.
+
+        Raises:
+            Problem, Unreachable, SessionEnded
+            OSError: the file cannot be written.
+        """
+        part = path.with_name(f"{path.name}.part")
+
+        async def fetch(token: str) -> None:
+            with self._reaching(f"GET {url}") as base_url:
+                async with self._http.stream(
+                    "GET", base_url + url, headers=_authorization(token), follow_redirects=True
+                ) as answer:
+                    if not answer.is_success:
+                        await answer.aread()
+                        _read(answer)
+                    with part.open("wb") as written:
+                        async for chunk in answer.aiter_bytes():
+                            written.write(chunk)
+
+        try:
+            await self._authorized(fetch)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    async def _authorized(self, ask: Callable[[str], Awaitable[Any]]) -> Any:
+        """What `ask` answers with the access token, once more with a new one where that was refused."""
         token = await self.access_token()
         try:
-            return await self.ask(method, path, body, params=params, access_token=token)
+            return await ask(token)
         except Problem as problem:
             if problem.status != _UNAUTHORIZED:
                 raise
         token = await self.renew(unlike=token)
         try:
-            return await self.ask(method, path, body, params=params, access_token=token)
+            return await ask(token)
         except Problem as problem:
             if problem.status == _UNAUTHORIZED:
                 raise SessionEnded(problem.detail) from problem
@@ -216,6 +283,10 @@ class Api:
         if self._tokens is None:
             raise SessionEnded("not signed in")
         return self._tokens
+
+
+def _authorization(access_token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {access_token}"}
 
 
 def _read(answer: httpx.Response) -> Any:

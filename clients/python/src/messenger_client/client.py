@@ -5,6 +5,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -182,16 +183,50 @@ class Client:
         """
         return await self._api.call(method, path, body, params=params)
 
+    async def upload(
+        self, file: Path | bytes, *, name: str | None = None, purpose: str | None = None
+    ) -> dict[str, Any]:
+        """Store a file; answers the File, whose `id` goes into the `attachments` of a message.
+
+        `name`: what receivers see, else that of the path. `purpose`: `document` keeps a photo as it is.
+
+        Raises:
+            Problem: the server refused it.
+            Unreachable: nothing is left behind; try it again.
+            SessionEnded
+        """
+        if name is None:
+            name = "file" if isinstance(file, bytes) else file.name
+        return await self._api.upload(file, name=name, purpose=purpose)
+
+    async def download(self, url: str, path: Path) -> None:
+        """Write an attachment, or one of its thumbnails, to `path`: whole or not at all.
+
+        Raises:
+            Problem: also of what I may not see (404).
+            Unreachable, SessionEnded
+        """
+        await self._api.download(url, path)
+
     async def send_message(
-        self, chat_id: int, text: str, *, client_message_id: str | None = None, **fields: Any
+        self,
+        chat_id: int,
+        text: str | None = None,
+        *,
+        client_message_id: str | None = None,
+        **fields: Any,
     ) -> dict[str, Any]:
         """Say something, stubbornly: kept in the store and tried with one id until there is an answer.
+
+        With `attachments=[file_id, ...]` the text is their caption.
 
         Raises:
             Problem: the server refused it.
             SessionEnded: it stays in the outbox.
         """
-        body = {"chat_id": chat_id, "text": text, **fields}
+        body: dict[str, Any] = {"chat_id": chat_id, **fields}
+        if text is not None:
+            body["text"] = text
         if client_message_id is not None:
             body["client_message_id"] = client_message_id
         return await self._outbox.send(body)

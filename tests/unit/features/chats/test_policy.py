@@ -342,6 +342,37 @@ def test_who_posts(chat_type: str, role: str, own: str, chat: str, posts: bool) 
 
 
 @pytest.mark.parametrize(
+    ("chat_type", "role", "own", "chat", "posts"),
+    [
+        ("group", "member", "", "send_media", True),
+        ("group", "member", "", "send_messages", False),
+        ("group", "member", "", "", False),
+        ("group", "admin", "", "", True),
+        ("group", "restricted", "send_media", "send_media", True),
+        ("group", "restricted", "send_messages", "send_media", False),
+        ("group", "left", "", "send_media", False),
+        ("group", "banned", "", "send_media", False),
+        ("channel", "member", "", "send_media", False),
+        ("channel", "admin", "change_info", "", False),
+        ("channel", "admin", "post_messages", "", True),
+        ("channel", "owner", "", "", True),
+        ("private", "member", "", "", True),
+    ],
+)
+def test_who_posts_media(chat_type: str, role: str, own: str, chat: str, posts: bool) -> None:
+    membership = member(Role(role), own, chat_type=ChatType(chat_type), chat_permissions=chat)
+    assert policy.may_post_media(membership) is posts
+
+
+@pytest.mark.parametrize(
+    ("past", "comes_in"),
+    [(None, True), (GONE, True), (BANNED, False)],
+)
+def test_who_is_banned_comes_in_by_no_door(past: Membership | None, comes_in: bool) -> None:
+    assert policy.may_come_in(past) is comes_in
+
+
+@pytest.mark.parametrize(
     ("chat_type", "role", "own", "lists"),
     [
         ("group", "member", "", True),
@@ -371,11 +402,56 @@ def test_who_lists_the_members(chat_type: str, role: str, own: str, lists: bool)
         (policy.may_add_members, "owner full"),
         (policy.may_manage_invites, "owner full"),
         (policy.may_delete_others, "owner full"),
+        (policy.may_ban_outsiders, "owner full promoter banner"),
     ],
 )
 def test_what_whom_a_group_lets_do(rule: object, allowed: str) -> None:
     assert callable(rule)
     assert {name for name, it in EVERYBODY.items() if rule(it)} == set(allowed.split())
+
+
+@pytest.mark.parametrize(
+    ("fields", "allowed"),
+    [
+        ("title", "owner full editor"),
+        ("description", "owner full editor"),
+        ("photo", "owner full editor"),
+        ("username", "owner"),
+        ("permissions", "owner full promoter banner"),
+        ("history_visible", "owner full editor"),
+        # Each of them by its own rule.
+        ("title permissions", "owner full"),
+        ("title photo username", "owner"),
+        ("owner_id", ""),
+    ],
+)
+def test_who_changes_which_field_of_a_group(fields: str, allowed: str) -> None:
+    found = {name for name, it in EVERYBODY.items() if policy.may_update(it, fields.split())}
+    assert found == set(allowed.split())
+
+
+@pytest.mark.parametrize(
+    ("actor", "given", "allowed"),
+    [
+        (OWNER, "send_messages change_info pin_messages", True),
+        (FULL, "send_messages change_info pin_messages", True),
+        (BANNER, "send_messages send_media", True),
+        (BANNER, "send_messages change_info", False),
+        # What members have already is given by nobody, and taking away gives nothing.
+        (
+            member(Role.ADMIN, "ban_members", chat_permissions="change_info", user_id=13),
+            "change_info",
+            True,
+        ),
+        (BANNER, "", True),
+        (PLAIN, "", False),
+        (member(Role.OWNER, chat_type=ChatType.CHANNEL), "", False),
+        (member(Role.MEMBER, chat_type=ChatType.PRIVATE), "", False),
+    ],
+)
+def test_nobody_grants_all_what_they_lack(actor: Membership, given: str, allowed: bool) -> None:
+    permissions = rights(given)
+    assert policy.may_update(actor, ["permissions"], permissions=permissions) is allowed
 
 
 def test_a_private_chat_has_nothing_to_manage() -> None:
@@ -387,8 +463,10 @@ def test_a_private_chat_has_nothing_to_manage() -> None:
         policy.may_make_public,
         policy.may_add_members,
         policy.may_manage_invites,
+        policy.may_ban_outsiders,
     ):
         assert not rule(one)
+    assert not policy.may_update(one, [])
     assert not policy.may_ban(one, other)
     assert policy.may_delete_chat(one)
     assert policy.may_delete_others(one)

@@ -241,6 +241,9 @@ async def cluster(db: Database, settings: Settings) -> AsyncIterator[Cluster]:
                 limiter=MemoryLimiter(),
                 events=None,
                 rules=rules,
+                storage=None,
+                media=None,
+                scanner=None,
             )
         )
         gateways.append(Gateway(services[-1], kinds=kinds, frames=frames, epoch=epoch))

@@ -88,7 +88,7 @@ async def test_blocks_are_read_from_the_table(rooms: Rooms) -> None:
     async def judge(user_id: UserId, at: MessageId) -> type[Problem] | None:
         async def work(tx: Tx) -> None:
             _, membership = await get_message(tx, user_id, at)
-            await require_writing(tx, membership)
+            await require_writing(tx, membership, text=True, media=False)
 
         try:
             await rooms.db.read(work)

@@ -121,7 +121,8 @@ async def _run(
     outcomes: list[Any] = []
     for start in range(0, len(sends), size):
         group = sends[start : start + size]
-        outcomes += [_tell(o) for o in await db.write(lambda tx, it=group: apply_sends(tx, it))]
+        done = await db.write(lambda tx, it=group: apply_sends(tx, it, may_wait=size == 1))
+        outcomes += [_tell(outcome) for outcome in done]
     rows = [await _read(db, columns) for columns in COMPARED]
     await db.close()
     return outcomes, rows

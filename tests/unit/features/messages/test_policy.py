@@ -30,6 +30,8 @@ READER, CHANNEL_CLEANER = (
 )
 PARTY = someone("member", chat="private")
 GONE, BANNED = someone("left"), someone("banned")
+ARTIST = someone("member", may="send_media")
+WRITER = someone("member", may="send_messages send_media")
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,14 @@ GONE, BANNED = someone("left"), someone("banned")
         (PLAIN, OTHER, "text", False, False),
         (PLAIN, ME, "service", False, False),
         (PLAIN, ME, "photo", False, False),
+        (ARTIST, ME, "photo", False, True),
+        (ARTIST, ME, "text", False, False),
+        (ARTIST, ME, "photo", True, False),
+        (ARTIST, OTHER, "photo", False, False),
+        (WRITER, ME, "voice", False, True),
+        (WRITER, ME, "service", False, False),
+        (POSTER, ME, "document", False, True),
+        (PARTY, ME, "video", False, True),
         (PLAIN, ME, "text", True, False),
         (QUIET, ME, "text", False, False),
         (MUTED, ME, "text", False, False),
@@ -107,6 +117,59 @@ def test_what_is_from_before_or_cleared_is_not_visible(
     ]
 
 
+@pytest.mark.parametrize(
+    ("who", "is_hidden", "allowed"),
+    [(PLAIN, False, True), (PLAIN, True, False), (MUTED, False, True), (READER, False, True)]
+    + [(who, False, False) for who in (GONE, BANNED)],
+)
+def test_who_reads_a_message(who: Membership, is_hidden: bool, allowed: bool) -> None:
+    assert policy.may_read(who, MessageId(1), is_hidden=is_hidden) is allowed
+    newcomer = replace(who, first_visible_id=MessageId(2))
+    assert not policy.may_read(newcomer, MessageId(1), is_hidden=is_hidden)
+
+
+@pytest.mark.parametrize(
+    ("who", "text", "media"),
+    [
+        (PLAIN, True, False),
+        (ARTIST, False, True),
+        (WRITER, True, True),
+        (QUIET, False, False),
+        (MUTED, False, False),
+        (POSTER, True, True),
+        (READER, False, False),
+        (PARTY, True, True),
+        (OWNER, True, True),
+        (GONE, False, False),
+    ],
+)
+def test_texts_and_media_are_two_rights(who: Membership, text: bool, media: bool) -> None:
+    assert policy.may_write(who) is text
+    assert policy.may_write(who, text=False, media=True) is media
+    assert policy.may_write(who, text=True, media=True) is (text and media)
+
+
+@pytest.mark.parametrize(
+    ("files", "message_type"),
+    [(kind, kind) for kind in ("photo", "video", "audio", "voice", "document")]
+    + [
+        ("photo photo", "photo"),
+        ("photo video", "photo"),
+        ("video photo photo", "video"),
+        ("audio audio", "audio"),
+        ("document document document", "document"),
+        ("voice voice", None),
+        ("voice audio", None),
+        ("photo document", None),
+        ("document video", None),
+        ("audio photo", None),
+        ("audio document", None),
+    ],
+)
+def test_which_files_go_into_one_message(files: str, message_type: str | None) -> None:
+    assert policy.judge_album(files.split()) == message_type
+
+
 MINE, THEIRS = (ME, OTHER), (OTHER, ME)
 
 
@@ -137,8 +200,17 @@ def test_who_may_write(
 
 
 def test_the_sentence_says_whether_the_chat_or_the_person_refuses() -> None:
-    refusals = [judge_writing(QUIET, set()), judge_writing(PARTY, {THEIRS})]
+    refusals = [
+        judge_writing(QUIET, set()),
+        judge_writing(QUIET, set(), text=False, media=True),
+        judge_writing(PLAIN, set(), text=False, media=True),
+        judge_writing(ARTIST, set(), text=True, media=True),
+        judge_writing(PARTY, {THEIRS}, text=False, media=True),
+    ]
     assert [str(refusal) for refusal in refusals] == [
+        "You may not write in this chat",
+        "You may not write in this chat",
+        "You may not send media in this chat",
         "You may not write in this chat",
         "You may not write to this user",
     ]

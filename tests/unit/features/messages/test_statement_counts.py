@@ -25,7 +25,7 @@ async def send_group(rooms: Rooms, sends: list[tuple[UserId, ChatId, dict[str, o
         for sender, chat_id, details in sends
     ]
     with rooms.counting() as statements:
-        outcomes = await rooms.db.write(lambda tx: apply_sends(tx, items))
+        outcomes = await rooms.db.write(lambda tx: apply_sends(tx, items, may_wait=False))
     assert all(isinstance(outcome, Sent) for outcome in outcomes)
     return len(statements)
 
@@ -71,7 +71,7 @@ async def test_a_group_of_marks_takes_as_many_statements_as_one(rooms: Rooms) ->
 
     async def mark_group(marks: list[Mark]) -> int:
         with rooms.counting() as statements:
-            outcomes = await rooms.db.write(lambda tx: apply_marks(tx, marks))
+            outcomes = await rooms.db.write(lambda tx: apply_marks(tx, marks, may_wait=False))
         assert outcomes == [None] * len(marks)
         return len(statements)
 
@@ -93,7 +93,7 @@ async def test_counting_unread_is_one_statement_and_stops_at_the_cap(rooms: Room
             unread = await rooms.db.read(lambda tx: count_unread(tx, pairs))
         assert len(statements) == 1
         counts.append(unread[chat, bruno])
-        await rooms.db.write(lambda tx: apply_sends(tx, items))
+        await rooms.db.write(lambda tx: apply_sends(tx, items, may_wait=False))
     assert [count.messages for count in counts] == [64 * n for n in range(16)]
     assert unread[other, bruno] == unread[chat, anna] == Unread(0, 0, is_capped=False)
     unread = await rooms.db.read(lambda tx: count_unread(tx, pairs))

@@ -3,20 +3,24 @@
 import asyncio
 
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import delete, func, select, text, update
 
 from app.features.updates.models import ScopeRow
 from app.features.users.create import create_user, find_user_by_phone
 from app.features.users.errors import UsernameTaken, UserNotFound
 from app.features.users.me import get_me
 from app.features.users.models import UserNameTokenRow, UserRow
+from app.features.users.rebuild_index import begin_rebuild, finish_rebuild, rebuild_index
 from app.features.users.senders import load_senders
 from app.features.users.update_profile import update_profile
-from app.infra.cipher.keyring import user_key
+from app.infra.cipher.blind_index import CHECK_NAME, BlindIndex, open_blind_index
+from app.infra.cipher.keyring import KeyUnreadable, user_key
+from app.infra.database.tables import ServerStateRow
 from app.infra.database.tx import Tx
 from app.kernel.ids import MAX_USER_ID, UserId
 from app.kernel.problems import Invalid
 from app.kernel.text import NameInvalid, UsernameInvalid
+from app.settings import SettingsError
 from tests.support.town import Town
 
 pytestmark = pytest.mark.anyio
@@ -205,3 +209,52 @@ async def test_a_long_name_costs_a_bounded_number_of_tokens(town: Town) -> None:
     )
     assert count is not None
     assert count <= 16 * 16
+
+
+OLD, NEW = b"o" * 32, b"n" * 32
+
+
+async def claim(town: Town, index: BlindIndex, phone: str) -> UserId:
+    async def work(tx: Tx) -> UserId:
+        return await create_user(
+            tx, town.keyring, index, phone=phone, first_name="Anna", last_name=None
+        )
+
+    return await town.db.write(work)
+
+
+async def test_a_server_that_lacks_the_newer_index_key_lets_no_phone_register_twice(
+    town: Town,
+) -> None:
+    """It was forgotten when the others were started with both keys."""
+    both = await open_blind_index(town.db, OLD, NEW)
+    forgotten, newer = BlindIndex(OLD), BlindIndex(NEW)
+    town.index = forgotten
+    anna = await town.settle()
+    assert await begin_rebuild(town.db, forgotten, newer)
+    await rebuild_index(town.db, town.keyring, newer, on_progress=lambda _: None)
+
+    async def expect_refusal() -> None:
+        for phone in (town.phones[anna], town.next_phone()):
+            with pytest.raises(KeyUnreadable):
+                await claim(town, forgotten, phone)
+        with pytest.raises(KeyUnreadable):
+            await change(town, anna, first_name="Other")
+        assert await town.db.read(lambda tx: tx.scalar(select(func.count(UserRow.id)))) == 1
+
+    await expect_refusal()
+    assert await claim(town, both, town.phones[anna]) == anna
+    await finish_rebuild(town.db, forgotten, newer)
+    await expect_refusal()
+    assert await claim(town, newer, town.phones[anna]) == anna
+
+
+async def test_accounts_without_the_proof_of_their_index_key_refuse_the_start(town: Town) -> None:
+    town.index = await open_blind_index(town.db, OLD)
+    await town.settle()
+    await town.db.write(
+        lambda tx: tx.execute(delete(ServerStateRow).where(ServerStateRow.name == CHECK_NAME))
+    )
+    for key in (OLD, NEW):
+        with pytest.raises(SettingsError, match=r"INDEX_KEY: this database holds accounts"):
+            await open_blind_index(town.db, key)

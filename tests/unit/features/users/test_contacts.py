@@ -10,7 +10,8 @@ from app.features.users.delete_contact import delete_contact
 from app.features.users.errors import ContactNotFound, LookupsExhausted, TooManyContacts
 from app.features.users.import_contacts import Entry, Imported, import_contacts
 from app.features.users.list_contacts import list_contacts
-from app.features.users.models import ContactRow, PhoneLookupRow, UserRow
+from app.features.users.lookups import forget_spent, leave_spent
+from app.features.users.models import ContactRow, PhoneLookupRow, SpentLookupsRow, UserRow
 from app.features.users.policy import Audience
 from app.features.users.privacy import update_privacy
 from app.infra.database.tx import Tx
@@ -187,6 +188,26 @@ async def test_a_new_day_has_a_new_budget_in_which_contacts_are_not_news(town: T
     days = await town.db.read(lambda tx: tx.scalars(select(PhoneLookupRow.day)))
     assert len(days) == 2
     assert len(set(days)) == 1  # yesterday's are gone
+
+
+async def test_what_deleted_accounts_spent_is_forgotten_with_the_day(town: Town) -> None:
+    anna = await town.settle()
+    await town.dial(anna, *(town.next_phone() for _ in range(3)), per_day=5)
+
+    async def leave(tx: Tx) -> None:
+        [index] = await tx.scalars(select(UserRow.phone_index).where(UserRow.id == anna))
+        assert index is not None
+        await leave_spent(tx, user_id=anna, phone_index=index)
+
+    async def find_spent() -> list[int]:
+        await forget_spent(town.db)
+        return list(await town.db.read(lambda tx: tx.scalars(select(SpentLookupsRow.spent))))
+
+    await town.db.write(leave)
+    assert await find_spent() == [3]
+    town.clock.advance(days=1)
+    assert await find_spent() == []
+    await town.dial(anna, *(town.next_phone() for _ in range(5)), per_day=5)
 
 
 async def test_the_budget_is_each_persons_own(town: Town) -> None:

@@ -29,25 +29,34 @@ class Commits:
         return outcomes
 
 
-async def judge(_tx: Tx, items: Sequence[str]) -> Sequence[str | Problem | Busy]:
-    """`ok` is done, `no` refused, `busy` has to run alone, `poison` breaks the group it is in."""
+async def judge(_tx: Tx, items: Sequence[str], *, may_wait: bool) -> Sequence[str | Problem | Busy]:
+    """`ok` is done, `no` refused, `busy` has to wait, `poison` breaks the group it is in."""
+    assert not may_wait or len(items) == 1
     if "poison" in [item.split()[0] for item in items]:
         raise RuntimeError("poison")
     outcomes: list[str | Problem | Busy] = []
     for item in items:
         word = item.split()[0]
-        if word == "busy" and len(items) > 1:
+        if word == "busy" and not may_wait:
             outcomes.append(BUSY)
         else:
             outcomes.append(Forbidden(item) if word == "no" else f"done {item}")
     return outcomes
 
 
+def make(
+    write: Any, work: Any = judge, *, places: int = 2, max_group: int = 64
+) -> GroupCommitter[str, str]:
+    return GroupCommitter[str, str](
+        write, work, places_to_wait=asyncio.Semaphore(places), max_group=max_group
+    )
+
+
 @given(words=st.lists(st.sampled_from(["ok", "no", "busy", "poison"]), min_size=1, max_size=40))
 @settings(max_examples=60, deadline=None)
 def test_each_item_gets_the_outcome_it_would_get_alone(words: list[str]) -> None:
     async def run() -> list[object]:
-        committer = GroupCommitter[str, str](Commits(), judge, max_group=8)
+        committer = make(Commits(), max_group=8)
         futures = [committer.submit(f"{word} {number}") for number, word in enumerate(words)]
         return await asyncio.gather(*futures, return_exceptions=True)
 
@@ -65,7 +74,7 @@ def test_each_item_gets_the_outcome_it_would_get_alone(words: list[str]) -> None
 
 async def test_items_that_wait_share_a_transaction() -> None:
     commits = Commits()
-    committer = GroupCommitter[str, str](commits, judge, max_group=64)
+    committer = make(commits, max_group=64)
     await asyncio.gather(*(committer.submit(f"ok {number}") for number in range(200)))
     assert sum(commits.groups) == 200
     assert max(commits.groups) == 64
@@ -76,7 +85,7 @@ async def test_a_group_whose_database_is_down_fails_as_a_whole() -> None:
     async def refuse(_work: Callable[[Any], Awaitable[Any]]) -> Any:
         raise Forbidden("down")
 
-    committer = GroupCommitter[str, str](refuse, judge)
+    committer = make(refuse)
     outcomes = await asyncio.gather(
         *(committer.submit(f"ok {number}") for number in range(5)), return_exceptions=True
     )
@@ -84,7 +93,7 @@ async def test_a_group_whose_database_is_down_fails_as_a_whole() -> None:
 
 
 async def test_a_caller_who_goes_away_takes_nobody_along() -> None:
-    committer = GroupCommitter[str, str](Commits(), judge)
+    committer = make(Commits())
     gone, stays = committer.submit("ok gone"), committer.submit("ok stays")
     gone.cancel()
     assert await stays == "done ok stays"
@@ -99,7 +108,7 @@ async def test_a_refusal_whose_caller_went_away_is_no_unexpected_error() -> None
         await may_commit.wait()
         return await work(None)
 
-    committer = GroupCommitter[str, str](commit_late, judge)
+    committer = make(commit_late)
     caller = asyncio.create_task(_wait_shielded(committer.submit("no")))
     await asyncio.sleep(0)
     caller.cancel()
@@ -114,3 +123,29 @@ async def test_a_refusal_whose_caller_went_away_is_no_unexpected_error() -> None
 async def _wait_shielded(future: "asyncio.Future[str]") -> str:
     """As a request does, whose cancellation must not reach the transaction."""
     return await asyncio.shield(future)
+
+
+async def test_what_is_stuck_delays_only_itself() -> None:
+    """Also when it came first and alone, and when there is no place to wait any more."""
+    may_end = asyncio.Event()
+    waiting = 0
+
+    async def work(tx: Tx, items: Sequence[str], *, may_wait: bool) -> Sequence[str | Busy]:
+        nonlocal waiting
+        if may_wait and items[0].startswith("stuck"):
+            waiting += 1
+            await may_end.wait()
+            return [f"done {items[0]}"]
+        return [BUSY if item.startswith("stuck") else f"done {item}" for item in items]
+
+    committer = make(Commits(), work, places=2)
+    stuck = [committer.submit("stuck 0")]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(1):
+        for number in range(1, 6):
+            assert await committer.submit(f"ok {number}") == f"done ok {number}"
+            stuck.append(committer.submit(f"stuck {number}"))
+    assert waiting == 2
+    assert not any(future.done() for future in stuck)
+    may_end.set()
+    assert await asyncio.gather(*stuck) == [f"done stuck {number}" for number in range(6)]

@@ -146,7 +146,7 @@ async def test_a_caller_that_goes_away_leaves_the_transaction_whole(db: Database
 async def test_closing_waits_for_what_runs_and_for_what_waits_behind_it(db: Database) -> None:
     begun, may_end = threading.Event(), threading.Event()
 
-    async def work(tx: Tx, items: Sequence[str]) -> Sequence[str]:
+    async def work(tx: Tx, items: Sequence[str], *, may_wait: bool) -> Sequence[str]:
         begun.set()
         if tx.dialect == "sqlite":
             may_end.wait()  # this is the writer's thread
@@ -171,7 +171,7 @@ async def test_a_group_that_waits_for_something_else_is_refused_and_undone(db: D
     """On SQLite all of it runs on the writer's thread."""
     ready = asyncio.get_running_loop().create_future()
 
-    async def work(tx: Tx, items: Sequence[str]) -> Sequence[str]:
+    async def work(tx: Tx, items: Sequence[str], *, may_wait: bool) -> Sequence[str]:
         for item in items:
             await insert_row(tx, item)
         await ready
@@ -256,3 +256,22 @@ async def test_a_name_that_somebody_holds_is_left_out(db: Database) -> None:
     let_go.set()
     await holding
     assert await db.write(lambda tx: tx.try_lock_names(["a"])) == {"a"}
+
+
+@pytest.mark.parametrize("settings", ["postgresql"], indirect=True)
+async def test_a_line_hung_up_between_two_steps_of_a_statement_is_an_outage(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    introspect = asyncpg.Connection._introspect_types
+
+    async def hang_up_first(line: Any, *arguments: Any) -> Any:
+        line.terminate()
+        return await introspect(line, *arguments)
+
+    monkeypatch.setattr(asyncpg.Connection, "_introspect_types", hang_up_first)
+    statement = text("SELECT ARRAY[CAST(1 AS BIGINT)]")
+    for act in (db.read, db.write):
+        with pytest.raises(DatabaseUnavailable):
+            await act(lambda tx: tx.scalar(statement))
+    monkeypatch.undo()
+    assert await db.read(lambda tx: tx.scalar(statement)) == [1]

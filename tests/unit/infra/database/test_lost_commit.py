@@ -109,7 +109,7 @@ async def test_a_lost_answer_is_no_success_and_no_definite_failure(
 async def test_every_write_of_a_group_is_told_that_the_answer_was_lost(
     settings: Settings, db: Database
 ) -> None:
-    async def work(tx: Tx, items: Sequence[str]) -> Sequence[str]:
+    async def work(tx: Tx, items: Sequence[str], *, may_wait: bool) -> Sequence[str]:
         for item in items:
             await insert_row(tx, item)
         return items

@@ -102,6 +102,20 @@ async def test_a_close_brings_nobody_back_who_has_expired(store: PresenceStore) 
     assert await store.online([ANNA]) == set()
 
 
+async def test_whom_another_worker_has_told_of_is_not_brought_back_by_a_close_here(
+    redis_url: str,
+) -> None:
+    """This one may have slept: by its own clock the connection lives."""
+    one, two = redis_presence(redis_url), redis_presence(redis_url)
+    await one.add([(ANNA, "a")], 0.1)
+    await take(two, ANNA)
+    await one._own.refresh([(ANNA, "a")], 30)
+    await one.linger([(ANNA, "a")], 10)
+    assert await one.online([ANNA]) == set()
+    for store in (one, two):
+        await store.close()
+
+
 async def test_many_people_at_once(store: PresenceStore) -> None:
     people = [UserId(number) for number in range(1, 1202)]
     assert await store.add([(person, f"c{person}") for person in people], 20) == people
@@ -280,14 +294,26 @@ async def test_an_answer_ends_the_rest_that_a_failure_began(redis_url: str) -> N
     refreshed: list[asyncio.Task[list[UserId]]] = []
     store.on_doubt(lambda: refreshed.append(asyncio.create_task(store.refresh([(ANNA, "a")], 10))))
     client: Any = redis.asyncio.Redis.from_url(redis_url)
-    await client.execute_command("CLIENT", "PAUSE", "1300")
-    failing = asyncio.create_task(store.online([ANNA]))
-    # Asked before the other has failed, answered after: it is this one that hears of the return.
-    answered = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.6, answered.set)
-    await answered.wait()
-    await store.online([BORIS])
-    assert failing.done()
+
+    async def has_heard() -> bool:
+        await store.online([BORIS])
+        return bool(refreshed)
+
+    for _ in range(5):
+        await client.execute_command("CLIENT", "PAUSE", "1300")
+        failing = asyncio.create_task(store.online([ANNA]))
+        # Asked before the other has failed, answered after: it is this one that hears of the return.
+        answered = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.6, answered.set)
+        await answered.wait()
+        was_in_time = not failing.done()
+        await store.online([BORIS])
+        if was_in_time and failing.done() and refreshed:
+            break
+        # The machine was too slow for that: once more, when all is well again.
+        await eventually(has_heard, timeout_seconds=20)
+        await asyncio.gather(failing, *refreshed)
+        refreshed.clear()
     assert len(refreshed) == 1
     await refreshed[0]
     assert await other.online([ANNA]) == {ANNA}

@@ -8,8 +8,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
+from app.infra.deadline import seconds_left
 from app.infra.logging.context import bind_user
 from app.kernel.problems import Forbidden, RateLimited, Unauthenticated, Unavailable
 from app.transport.http.answers import created, no_content, ok
@@ -84,6 +85,23 @@ async def refuse(name: str) -> Response:
 @router.get("/address/mine")
 async def get_address(address: ClientAddressDep) -> Response:
     return ok({"address": address})
+
+
+@router.get("/deadline/stream")
+async def tell_deadline_twice(request: Request) -> Response:
+    """While the answer is made, and once it is under way."""
+    before = seconds_left(100)
+
+    async def pieces() -> AsyncIterator[str]:
+        yield f"{before} "
+        yield str(seconds_left(100))
+
+    return StreamingResponse(pieces())
+
+
+@router.post("/deadline/body")
+async def tell_deadline_of_body(body: Thing) -> Response:
+    return ok({"seconds": seconds_left(100)})
 
 
 @router.get("/stream/half")

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from app.transport.http import health
 from app.transport.http.health import health_router
 from app.transport.http.problems import install_problem_handlers
+from tests.support.waiting import eventually
 
 
 async def works() -> None:
@@ -57,3 +58,29 @@ async def test_a_hanging_check_counts_as_failed_in_time(monkeypatch: pytest.Monk
     async with serving(database=hangs, redis=hangs) as client, asyncio.timeout(1):
         answer = await client.get("/health/ready")
     assert answer.json()["failed"] == "database, redis"
+
+
+async def test_who_asks_at_the_same_moment_costs_one_look() -> None:
+    looks = 0
+    may_pass = asyncio.Event()
+
+    async def look() -> None:
+        nonlocal looks
+        looks += 1
+        await may_pass.wait()
+
+    async def is_looking() -> bool:
+        return looks == 1
+
+    async with serving(database=look) as client:
+        asked = [asyncio.create_task(client.get("/health/ready")) for _ in range(50)]
+        await eventually(is_looking)
+        # Who gives up does not take the others along.
+        asked[0].cancel()
+        await asyncio.wait(asked[:1])
+        may_pass.set()
+        answers = await asyncio.gather(*asked[1:])
+        assert {answer.status_code for answer in answers} == {200}
+        assert looks == 1
+        assert (await client.get("/health/ready")).status_code == 200
+        assert looks == 2

@@ -1,7 +1,7 @@
 """The edge: request ids, the log line, the head of a request, clients behind proxies."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 import httpx
@@ -10,7 +10,9 @@ import structlog
 from fastapi import FastAPI
 from structlog.testing import capture_logs
 
-from app.transport.http.middleware import install_edge
+from app.infra.deadline import ANSWER_SECONDS, seconds_left
+from app.kernel.addresses import AddressForm
+from app.transport.http.middleware import EdgeMiddleware, install_edge
 
 URL = "/api/v1/things/"
 
@@ -47,8 +49,24 @@ async def test_one_line_a_request_names_the_template(client: httpx.AsyncClient) 
         await client.delete(f"{URL}12345")
     (line,) = [line for line in lines if line["event"] == "request"]
     assert line["route"] == "/api/v1/things/{thing_id}"
-    assert (line["method"], line["status"], line["client"]) == ("DELETE", 204, "10.1.2.3")
+    assert (line["method"], line["status"], line["client"]) == ("DELETE", 204, "10.1.2.0/24")
     assert "12345" not in str(line)
+
+
+@pytest.mark.parametrize(
+    ("form", "logged"), [("full", "10.1.2.3"), ("network", "10.1.2.0/24"), ("none", None)]
+)
+async def test_the_line_tells_of_the_address_what_it_may(
+    app: FastAPI, form: AddressForm, logged: str | None
+) -> None:
+    edge = EdgeMiddleware(app.router, logged_addresses=form)
+    transport = httpx.ASGITransport(edge, client=("10.1.2.3", 4711))
+    async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        with captured() as lines:
+            await client.get("/nowhere")
+    (line,) = [line for line in lines if line["event"] == "request"]
+    assert line.get("client") == logged
+    assert "client" not in line or logged is not None
 
 
 async def test_an_unknown_path_is_not_logged(client: httpx.AsyncClient) -> None:
@@ -62,6 +80,29 @@ async def test_a_bug_is_logged_once_with_its_route(client: httpx.AsyncClient) ->
         await client.put(f"{URL}5")
     assert [line["event"] for line in lines] == ["request_failed", "request"]
     assert lines[1]["status"] == 500
+
+
+async def test_a_call_has_a_deadline_until_it_is_answered(client: httpx.AsyncClient) -> None:
+    """A long body may take its time."""
+    answer = await client.get(f"{URL}deadline/stream")
+    before, after = map(float, answer.text.split())
+    assert 0 < before <= ANSWER_SECONDS
+    assert after == 100
+    assert seconds_left(100) == 100
+
+
+async def test_the_time_that_a_client_takes_to_send_is_not_held_against_the_call(
+    client: httpx.AsyncClient,
+) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"chat_id": 1,'
+        await asyncio.sleep(0.5)
+        yield b'"text": "hello"}'
+
+    answer = await client.post(
+        f"{URL}deadline/body", content=body(), headers={"content-type": "application/json"}
+    )
+    assert ANSWER_SECONDS - 0.4 < answer.json()["seconds"] <= ANSWER_SECONDS + 0.1
 
 
 async def test_half_an_answer_is_cut_off_not_patched(client: httpx.AsyncClient) -> None:

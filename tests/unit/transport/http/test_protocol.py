@@ -12,17 +12,28 @@ import pytest
 import uvicorn
 
 from app.transport.http.protocol import HttpProtocol, end_unless_asked
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 WHOLE = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
+# More than the system takes off a server's hands.
+LARGE = 16_000_000
+
+
 class Hasty(HttpProtocol):
     head_seconds = 0.3
+    unread_seconds = 0.5
 
 
 async def answer(scope: Any, receive: Any, send: Any) -> None:
     assert scope["type"] == "http"
+    if scope["path"] == "/large":
+        headers = [(b"content-length", b"%d" % LARGE)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": bytes(LARGE)})
+        return
     await asyncio.sleep(scope["path"] == "/slow" and 0.6)
     await send(
         {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
@@ -168,3 +179,47 @@ def test_the_end_is_told_at_once_unless_something_is_unread() -> None:
         own.recv(1)
         assert end_unless_asked(own.fileno())
         assert peer.recv(1, socket.MSG_DONTWAIT) == b""
+
+
+def ask_for_much(address: tuple[str, int]) -> socket.socket:
+    line = socket.socket()
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    line.connect(address)
+    line.sendall(WHOLE.replace(b"/ ", b"/large "))
+    return line
+
+
+async def test_who_takes_nothing_of_an_answer_is_cut_off(
+    server: uvicorn.Server, address: tuple[str, int]
+) -> None:
+    line = ask_for_much(address)
+
+    async def is_cut_off() -> bool:
+        return not server.server_state.connections
+
+    async def is_connected() -> bool:
+        return bool(server.server_state.connections)
+
+    await eventually(is_connected)
+    await eventually(is_cut_off, timeout_seconds=20, what="the end of the connection")
+    line.close()
+
+
+async def test_who_takes_a_little_now_and_then_gets_all_of_it(address: tuple[str, int]) -> None:
+    line = ask_for_much(address)
+
+    def read() -> int:
+        line.settimeout(20)
+        taken = 0
+        # Slowly at first, for much longer than the patience with those who take nothing.
+        for _ in range(15):
+            time.sleep(0.1)
+            taken += len(line.recv(65_536))
+        while piece := line.recv(1_000_000):
+            taken += len(piece)
+            if taken >= LARGE:
+                break
+        return taken
+
+    assert await asyncio.to_thread(read) > LARGE
+    line.close()
