@@ -33,7 +33,7 @@ class Proxy:
         """All that nginx wrote, access and error log."""
         return "".join(file.read_text() for file in sorted(self.logs.iterdir()))
 
-    def wait_for_line(self, part: str, timeout_seconds: float = 5) -> str:
+    def wait_for_line(self, part: str, timeout_seconds: float = 30) -> str:
         """The first line of the access log with this part; it is written when a request ends."""
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:

@@ -52,7 +52,7 @@ async def echo(folder: Path) -> AsyncIterator[Proxy]:
 
 
 def client(proxy: Proxy, **options: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=proxy.base_url, trust_env=False, timeout=10, **options)
+    return httpx.AsyncClient(base_url=proxy.base_url, trust_env=False, timeout=30, **options)
 
 
 async def headers_seen(proxy: Proxy, path: str, headers: dict[str, str]) -> dict[str, list[str]]:
@@ -173,7 +173,7 @@ async def test_an_upload_of_any_size_goes_through_as_it_comes(folder: Path) -> N
 
     async def body() -> AsyncIterator[bytes]:
         yield b"x" * 3_000_000
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await has_begun.wait()
         yield b"x" * 3_000_000
 

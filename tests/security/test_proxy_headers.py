@@ -36,7 +36,7 @@ def server(request: pytest.FixtureRequest, directory: Path) -> Iterator[Server]:
 async def find_client(server: Server, source: str, forwarded: str) -> tuple[str, bool]:
     """Who it was by the log, and whether the answer counts as one over HTTPS. `{own}`: the caller's end."""
     with socket.create_connection(
-        ("127.0.0.1", server.port), timeout=10, source_address=(source, 0)
+        ("127.0.0.1", server.port), timeout=30, source_address=(source, 0)
     ) as line:
         host, port = line.getsockname()
         lines = [

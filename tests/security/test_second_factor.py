@@ -431,12 +431,12 @@ async def test_a_change_is_told_and_ends_the_other_sessions(backend: Backend, ch
         await anna.put("/auth/two-step", {"password": "another fine horse"}, expect=200)
     await mine.expect("two_step_changed", {"change": change}, scope="user")
     await theirs.expect("two_step_changed", {"change": change}, scope="user")
-    await theirs.expect_close(4401, timeout_seconds=1.5)
+    await theirs.expect_close(4401)
 
     async def refused() -> bool:
         return (await other.call("GET", "/users/me")).status_code == 401
 
-    await eventually(refused, timeout_seconds=1.5, what="the end of the other session")
+    await eventually(refused, what="the end of the other session")
     body = {"refresh_token": other.tokens["refresh_token"]}
     await backend.stranger().post("/auth/refresh-token", body, expect=401)
     await anna.get("/users/me", expect=200)
@@ -451,7 +451,7 @@ async def test_an_ended_socket_is_heard_no_more(backend: Backend) -> None:
     await socket.expect("sessions_changed", scope="user")
     body = {"chat_id": chat["id"], "text": "still here"}
     await socket.send_frame("send_message", body, "late")
-    await socket.expect_close(4401, timeout_seconds=1.5)
+    await socket.expect_close(4401)
     assert await anna.history(chat) == []
 
 

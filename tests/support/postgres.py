@@ -234,7 +234,7 @@ class PostgresProcess:
         self.signal(signal.SIGCONT)
         self._process.send_signal(signal.SIGINT)
         try:
-            self._process.wait(timeout=15)
+            self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             self.kill()
         self._process = None

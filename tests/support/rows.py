@@ -15,7 +15,7 @@ from tests.support.people import Deployment
 async def change_rows(deployment: Deployment, statement: str) -> int:
     """Run one statement of SQL common to both databases; answers the rows changed."""
     if deployment.name == "sqlite":
-        with closing(sqlite3.connect(deployment.details["sqlite_file"], timeout=10)) as database:
+        with closing(sqlite3.connect(deployment.details["sqlite_file"], timeout=30)) as database:
             changed = database.execute(statement).rowcount
             database.commit()
             return changed
@@ -30,7 +30,7 @@ async def change_rows(deployment: Deployment, statement: str) -> int:
 async def read_values(deployment: Deployment, query: str) -> list[object]:
     """The first column of what a SELECT common to both databases finds."""
     if deployment.name == "sqlite":
-        with closing(sqlite3.connect(deployment.details["sqlite_file"], timeout=10)) as database:
+        with closing(sqlite3.connect(deployment.details["sqlite_file"], timeout=30)) as database:
             return [row[0] for row in database.execute(query)]
     connection = await asyncpg.connect(deployment.details["database_url"])
     try:
@@ -42,7 +42,7 @@ async def read_values(deployment: Deployment, query: str) -> list[object]:
 async def read_rows(deployment: Deployment, query: str) -> list[dict[str, object]]:
     """What a SELECT common to both databases finds, by column."""
     if deployment.name == "sqlite":
-        with closing(sqlite3.connect(deployment.details["sqlite_file"], timeout=10)) as database:
+        with closing(sqlite3.connect(deployment.details["sqlite_file"], timeout=30)) as database:
             database.row_factory = sqlite3.Row
             return [dict(row) for row in database.execute(query)]
     connection = await asyncpg.connect(deployment.details["database_url"])

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 Frame = dict[str, Any]
 Where = Callable[[Frame], bool] | dict[str, Any] | None
-TIMEOUT_SECONDS = 5.0
+TIMEOUT_SECONDS = 30.0
 
 
 class FrameRefused(Exception):  # noqa: N818 - what happened

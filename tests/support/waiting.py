@@ -5,12 +5,14 @@ import time
 from collections.abc import Awaitable, Callable
 
 _STEP_SECONDS = 0.03
+# What holds ends the wait; a machine may stand still for seconds beside other work.
+PATIENCE_SECONDS = 30.0
 
 
 async def eventually(
     holds: Callable[[], Awaitable[bool]],
     *,
-    timeout_seconds: float = 5.0,
+    timeout_seconds: float = PATIENCE_SECONDS,
     what: str = "the condition",
 ) -> None:
     """Ask until it holds."""

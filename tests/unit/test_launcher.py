@@ -36,5 +36,5 @@ def test_several_connections_are_accepted_in_a_turn_of_the_loop() -> None:
         for server in servers:
             server.close()
 
-    uvloop.run(asyncio.wait_for(serve(), 10))
+    uvloop.run(asyncio.wait_for(serve(), 60))
     assert max(accepted.count(it) for it in accepted) == 3

@@ -11,7 +11,7 @@ from messenger_client import Change, Client, MemoryStore, Options, Store, Update
 from tests.support.people import Backend, Deployment, JudgedTransport
 from tests.support.waiting import eventually
 
-QUICK = Options(backoff_first=0.05, backoff_most=0.5, pong_timeout=2, request_timeout=10)
+QUICK = Options(backoff_first=0.05, backoff_most=0.5, pong_timeout=20, request_timeout=30)
 
 
 @dataclass(eq=False)
@@ -41,7 +41,7 @@ class Device:
 
     async def start(self) -> None:
         self.running = asyncio.create_task(self.client.run())
-        await self.client.wait_until_synced(10)
+        await self.client.wait_until_synced(60)
 
     async def crash(self) -> None:
         """As a killed process: no goodbye."""
@@ -54,7 +54,20 @@ class Device:
         async def holds() -> bool:
             return self.client.position.cursors.get(scope) == seq
 
-        await eventually(holds, timeout_seconds=10, what=f"{scope} at {seq}")
+        await eventually(holds, timeout_seconds=60, what=f"{scope} at {seq}")
+
+
+async def open_chat(one: Device, other: Device) -> int:
+    """A private chat that both follow from its beginning, those that run.
+
+    `chat_created` tells the chat as it is when it is read: what was said before then is no update.
+    """
+    body = {"type": "private", "user_id": other.id}
+    chat_id = (await one.client.call("POST", "/chats/", body))["id"]
+    for device in (one, other):
+        if device.running is not None:
+            await device.expect_seq(f"chat:{chat_id}", 0)
+    return chat_id
 
 
 @dataclass

@@ -26,19 +26,13 @@ from messenger_client import (
     Update,
 )
 
-from tests.clients.python.conftest import Device, Devices
+from tests.clients.python.conftest import Device, Devices, open_chat
 from tests.support.people import Backend
 from tests.support.servers import ROOT
 from tests.support.shown_files import make_photo
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
-
-
-async def open_chat(one: Device, other: Device) -> int:
-    body = {"type": "private", "user_id": other.id}
-    chat = await one.client.call("POST", "/chats/", body)
-    return chat["id"]
 
 
 async def test_what_one_says_the_other_applies_in_order(devices: Devices) -> None:
@@ -99,6 +93,7 @@ async def test_removal_and_return_leave_no_trace_of_what_was_said_between(
     body = {"type": "group", "title": "Group", "member_ids": [bruno.id]}
     chat = (await anna.client.call("POST", "/chats/", body))["id"]
     scope = f"chat:{chat}"
+    await eventually(lambda: holds(scope in bruno.client.position.cursors))
     await anna.client.send_message(chat, "for all")
     await eventually(lambda: holds("for all" in bruno.texts(chat)))
     await anna.client.call("DELETE", f"/chats/{chat}/members/{bruno.id}")
@@ -118,7 +113,7 @@ async def test_an_ended_session_ends_the_client(devices: Devices) -> None:
     await first.client.call("DELETE", "/auth/sessions")
     assert second.running is not None
     with pytest.raises(SessionEnded):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await second.running
 
 
@@ -238,7 +233,7 @@ async def read_all(client: Client, chat: int) -> list[str]:
 
 def applied_seqs(path: Path, chat: int) -> list[int]:
     """The updates of the chat that the device has applied, in order."""
-    with closing(sqlite3.connect(path, timeout=10)) as database:
+    with closing(sqlite3.connect(path, timeout=30)) as database:
         try:
             rows = database.execute(
                 "SELECT seq FROM notes WHERE scope = ? AND kind = 'Update' ORDER BY rowid",
@@ -310,7 +305,7 @@ async def test_what_is_stored_is_told_also_when_the_client_is_stopped_meanwhile(
     store.may_go_on.clear()
     store.is_busy.clear()
     await open_chat(anna, anna)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await store.is_busy.wait()
     await client.stop()
     for _ in range(20):
@@ -318,7 +313,7 @@ async def test_what_is_stored_is_told_also_when_the_client_is_stopped_meanwhile(
         await asyncio.sleep(0)
     store.may_go_on.set()
     assert device.running is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await device.running
     assert client.position == await store.load()
     assert [it for it in told if isinstance(it, Update)] == [

@@ -91,7 +91,7 @@ async def has_applied(path: Path, least: int) -> bool:
 
 
 def read(path: Path) -> tuple[list[int], int]:
-    with closing(sqlite3.connect(path, timeout=10)) as database:
+    with closing(sqlite3.connect(path, timeout=30)) as database:
         try:
             seqs = [seq for (seq,) in database.execute("SELECT seq FROM notes ORDER BY rowid")]
             [(cursor,)] = database.execute("SELECT seq FROM client_cursors")

@@ -42,9 +42,9 @@ LIVE_SECONDS = 1.0 * _SLACK
 READY_SECONDS = 2.0 * _SLACK
 RECOVERY_SECONDS = 5.0 * _SLACK
 # A send beside a chat that is stuck; whoever waited behind one that waits for its lock would take three seconds.
-FREE_SECONDS = scaled(quick=2.0, full=0.5)
+FREE_SECONDS = scaled(quick=2.9, full=0.5)
 # A fourfold slack would not tell one deadline from two.
-TOGETHER_SECONDS = scaled(quick=6.5, full=5.0)
+TOGETHER_SECONDS = scaled(quick=8.5, full=5.0)
 # How often each call is begun while the dependency is dead, whatever became of those before.
 EVERY_SECONDS = scaled(quick=0.5, full=1.0)
 _UNAVAILABLE = 503

@@ -27,7 +27,8 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
-STOP_SECONDS = 10.0
+STOP_SECONDS = scaled(quick=25.0, full=10.0)
+AT_ONCE_SECONDS = scaled(quick=5.0, full=1.0)
 _LONG_TEXT = "\u6f22" * 4000
 _TEXTS_A_LOOK = 20
 
@@ -224,8 +225,8 @@ async def test_who_asks_twice_is_not_kept_waiting(
         os.kill(server.pid, signal.SIGTERM)
         await eventually(lambda: has_begun_to_stop(server), what="the stop")
         os.kill(server.pid, signal.Signals[second])
-        await stop(server, within_seconds=1)
-        await eventually(lambda: are_gone(processes), timeout_seconds=1, what="the end of all")
+        await stop(server, within_seconds=AT_ONCE_SECONDS)
+        await eventually(lambda: are_gone(processes), what="the end of all")
         await asyncio.gather(stuck, return_exceptions=True)
     backing.postgres.kill()
 

@@ -25,13 +25,14 @@ pytestmark = pytest.mark.anyio
 ONLINE = "user_online"
 OFFLINE = "user_offline"
 ONLINE_SECONDS = 1.0
+HEARD_SECONDS = scaled(quick=30.0, full=5.0)
 # After the last socket closed; after the worker was killed, which all of them had.
 OFFLINE_SECONDS = 10.0
 KILLED_SECONDS = 30.0
 # For those who are connected all the while.
-BACK_SECONDS = 5.0
+BACK_SECONDS = scaled(quick=30.0, full=5.0)
 # The store looks every second.
-_LATE_SECONDS = scaled(quick=10.0, full=2.0)
+_LATE_SECONDS = scaled(quick=30.0, full=2.0)
 KILLS = 3
 # Made once: a context costs 20 ms.
 _NO_TLS = ssl.create_default_context()
@@ -81,7 +82,7 @@ class Scene:
             assert (time.monotonic() - began) * machine.share() <= ONLINE_SECONDS
         return sockets
 
-    async def hear(self, person: Person, *news: str, within_seconds: float = 5.0) -> None:
+    async def hear(self, person: Person, *news: str, within_seconds: float = HEARD_SECONDS) -> None:
         """All ears have heard just that of a person."""
 
         async def is_heard() -> bool:

@@ -123,5 +123,5 @@ async def test_a_provider_that_fails_is_503_in_time(directory: Path, kind: str) 
                 started = time.monotonic()
                 body = {"phone": backend.deployment.next_phone()}
                 await backend.stranger().post("/auth/send-verification", body, expect=503)
-                # The gateway has a second; what else runs on this machine may take as much again.
-                assert time.monotonic() - started < 5
+                # The gateway has a second; what else runs on this machine may take as much several times.
+                assert time.monotonic() - started < 9

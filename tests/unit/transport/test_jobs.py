@@ -36,7 +36,7 @@ async def test_a_job_that_fails_is_logged_once_a_run_and_runs_again(
     runner = JobRunner([Job("job", timedelta(milliseconds=1), run)], None)
     with capture_logs() as logs:
         await runner.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await has_run_again.wait()
         await runner.stop()
     assert {(entry["event"], entry["log_level"]) for entry in logs} == {(event, level)}

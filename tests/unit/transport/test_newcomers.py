@@ -39,7 +39,7 @@ async def server(anyio_backend: Any) -> AsyncIterator[uvicorn.Server]:
     )
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not server.started:  # noqa: ASYNC110 - a condition of uvicorn's
             await asyncio.sleep(0.01)
     yield server

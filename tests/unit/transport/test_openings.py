@@ -182,7 +182,7 @@ async def test_who_does_not_send_the_rest_of_a_request_holds_no_place(
     await asyncio.gather(*asked, *dripping, return_exceptions=True)
     monkeypatch.setattr(openings, "_AHEAD_SECONDS", 0.05)
     late = crowd.ask("late", path=TICKETS, body=Dripping())
-    await asyncio.wait_for(late, 10)
+    await asyncio.wait_for(late, 30)
     assert crowd.names[7:] == ["late"]
 
 

@@ -256,6 +256,6 @@ async def cluster(db: Database, settings: Settings) -> AsyncIterator[Cluster]:
         client.takes.set()
         client.hang_up()
         if client.task is not None:
-            await asyncio.wait([client.task], timeout=5)
+            await asyncio.wait([client.task], timeout=30)
     for gateway in gateways:
         await gateway.stop()

@@ -173,7 +173,7 @@ class Crowd:
         async def holds() -> bool:
             return bool(met())
 
-        await eventually(holds, timeout_seconds=5)
+        await eventually(holds)
 
     async def finish(self) -> None:
         """Let everything through."""

@@ -188,7 +188,7 @@ async def test_the_work_of_a_caller_who_goes_away_is_finished(db: Database) -> N
     async def count(tx: Tx) -> int:
         return len(await tx.scalars(select(UpdateRow.seq)))
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while await db.read(count) != 1:  # noqa: ASYNC110 - a condition of the database
             await asyncio.sleep(0)
     assert (await seqs(db))[1] == 1

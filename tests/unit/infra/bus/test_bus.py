@@ -18,7 +18,7 @@ from app.infra.bus.redis import RedisBus
 KEY = os.urandom(32)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - whatever it watches has no event
             await asyncio.sleep(0.01)
@@ -46,7 +46,7 @@ def bus(request: pytest.FixtureRequest) -> Bus:
 
 async def heard_by(bus: Bus, heard: list[bytes]) -> None:
     """Until the subscription stands: pub/sub loses what comes before it."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not heard:
             bus.publish("updates", b"probe")
             await asyncio.sleep(0.05)
@@ -151,8 +151,8 @@ async def test_cut_connections_come_back_by_themselves(redis_url: str, kind: str
                 await until(lambda count=round_number: len(reconnects) > count)
             heard.clear()
             bus.publish("updates", b"after")
-            await until(lambda: b"after" in heard, 5)
-    async with asyncio.timeout(5):  # until only the test's own connection is left
+            await until(lambda: b"after" in heard)
+    async with asyncio.timeout(30):  # until only the test's own connection is left
         while len(await admin.client_list()) > 1:  # noqa: ASYNC110 - Redis tells nobody
             await asyncio.sleep(0.05)
     await admin.aclose()
@@ -172,17 +172,17 @@ async def test_a_sleeping_redis_never_holds_up_the_caller(redis_url: str) -> Non
         started = time.monotonic()
         for _ in range(30_000):
             bus.publish("updates", b"x")
-        assert time.monotonic() - started < 3
-        await until(lambda: bool(reconnects), 15)
+        assert time.monotonic() - started < 5
+        await until(lambda: bool(reconnects))
         bus.publish("updates", b"after")
-        await until(lambda: b"after" in heard, 10)
+        await until(lambda: b"after" in heard)
     await admin.aclose()
 
 
 async def test_without_redis_it_starts_takes_everything_and_stops_in_time() -> None:
     bus = RedisBus("redis://127.0.0.1:1/0", KEY)
     bus.subscribe("updates", lambda _payload: None)
-    async with asyncio.timeout(5), running(bus):
+    async with asyncio.timeout(30), running(bus):
         for _ in range(25_000):
             bus.publish("updates", b"x")
         await asyncio.sleep(0.3)

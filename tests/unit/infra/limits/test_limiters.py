@@ -148,7 +148,7 @@ async def test_a_dead_redis_is_bounded_and_strict_quotas_are_cut(redis_url: str,
         draws = [Draw(strict, "clara", is_strict=True)]
         granted = [(await limiter.take(draws))[0].is_allowed for _ in range(8)]
         assert sum(granted) == 2
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         proxy.heal()
 
         async def is_whole_again() -> bool:

@@ -107,7 +107,7 @@ async def test_a_failing_or_silent_gateway_is_unavailable_in_time(mode: str) -> 
             started = time.monotonic()
             with pytest.raises(SmsUnavailable):
                 await sender.send(PHONE, CODE, TEXT)
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 20
             await sender.close()
 
 

@@ -77,7 +77,7 @@ async def server(anyio_backend: Any) -> AsyncIterator[uvicorn.Server]:
     )
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve(sockets=[listener]))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not server.started:  # noqa: ASYNC110 - a condition of uvicorn's
             await asyncio.sleep(0.01)
     yield server
@@ -99,7 +99,7 @@ async def speak(address: Address, *pieces: bytes) -> bytes:
             await writer.drain()
             await asyncio.sleep(0.02)
     answered = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         with contextlib.suppress(ConnectionError):
             while piece := await reader.read(65_536):
                 answered += piece
@@ -230,7 +230,7 @@ async def test_empty_lines_keep_no_connection(address: Address) -> None:
     writer.write(WHOLE)
     await reader.readuntil(b'["host"]')
     writer.write(b"\r\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await reader.read() == b""
     writer.close()
 

@@ -59,7 +59,7 @@ async def server(anyio_backend: Any) -> AsyncIterator[uvicorn.Server]:
     config = uvicorn.Config(answer, http=Hasty, lifespan="off", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve(sockets=[listener]))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not server.started:  # noqa: ASYNC110 - a condition of uvicorn's
             await asyncio.sleep(0.01)
     yield server
@@ -76,7 +76,7 @@ def address(server: uvicorn.Server) -> tuple[str, int]:
 async def test_half_a_head_is_cut_off(address: tuple[str, int], head: bytes) -> None:
     reader, writer = await asyncio.open_connection(*address)
     writer.write(head)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
     writer.close()
@@ -93,7 +93,7 @@ async def test_a_dripping_head_is_cut_off(address: tuple[str, int]) -> None:
                 await asyncio.sleep(0.1)
 
     dripping = asyncio.create_task(drip())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
     dripping.cancel()

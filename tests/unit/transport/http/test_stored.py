@@ -58,7 +58,7 @@ async def test_while_a_reader_stalls_nothing_is_held_and_then_it_goes_on() -> No
     reading = read(source)
     first = await reading.next()
     with patch("app.transport.http.stored._PATIENCE_SECONDS", 0), reading.letting_go():
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await source.closed.wait()
     assert first is not None
     assert first + await rest_of(reading) == CONTENT

@@ -97,7 +97,7 @@ def protocol(request: pytest.FixtureRequest) -> Any:
 
 
 async def until(met: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not met():  # noqa: ASYNC110 - a condition of the other end, which no event tells
             await asyncio.sleep(0.01)
 
