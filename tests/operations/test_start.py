@@ -97,6 +97,7 @@ async def test_bare_uvicorn_serves_people(directory: Path) -> None:
         anna, bruno = await backend.people(2)
         socket = await bruno.connect()
         chat = await anna.private_chat(bruno)
+        await socket.follow(chat)
         await anna.say(chat, "hello")
         assert (await socket.expect("new_message"))["data"]["text"] == "hello"
     server.stop()

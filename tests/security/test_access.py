@@ -95,6 +95,7 @@ async def test_no_door_shows_what_was_said_to_others(backend: Backend, who: str)
         # An old message that changes, or is answered, now.
         await anna.put(f"/messages/{message['id']}", {"text": word + " edited"})
         await bruno.say(group, "another answer", reply_to_message_id=message["id"])
+        await earlier.follow(group)
         last = await anna.say(group, "last")
         await earlier.expect_message(last["id"])
     seen = await look_through_every_door(spy, group, message, [earlier])
@@ -181,7 +182,10 @@ async def test_no_frame_comes_after_the_number_of_the_removal(backend: Backend) 
     await anna.delete(f"{members(group)}/{bruno.id}", expect=204)
     for number in range(5):
         await anna.say(group, f"after {number}")
-    marker = await anna.say(await anna.private_chat(bruno), "marker")
+    elsewhere = await anna.private_chat(bruno)
+    for socket in sockets:
+        await socket.follow(elsewhere)
+    marker = await anna.say(elsewhere, "marker")
     for socket in sockets:
         removed = await socket.expect("chat_removed", {"chat_id": group["id"]}, scope="user")
         await socket.expect_message(marker["id"])
@@ -359,7 +363,9 @@ async def test_calls_are_for_the_two_and_for_no_other_device(backend: Backend) -
     assert refusals[0] == refusals[1]
     await caller.request("call", {**call, "chat_id": chat["id"]})
     await callee.expect("call", {"call_id": call["call_id"]})
-    marker = await anna.say(await anna.private_chat(eve), "marker")
+    elsewhere = await anna.private_chat(eve)
+    await spy.follow(elsewhere)
+    marker = await anna.say(elsewhere, "marker")
     await spy.expect_message(marker["id"])
     assert spy.seen("call") == []
     await callee.settle()

@@ -132,6 +132,7 @@ async def test_a_stranger_hears_neither_presence_nor_typing_nor_reading(backend:
     chat = await anna.private_chat(bruno)
     ear = await spy.connect()
     own = await spy.private_chat(spy)
+    await ear.follow(own)
     mouth, reader = await anna.connect(), await bruno.connect()
     message = await anna.say(chat, "hello")
     await mouth.request("typing", {"chat_id": chat["id"], "action": "typing"})

@@ -77,7 +77,7 @@ async def test_five_hundred_who_drip_are_cut_off_and_nobody_waits(server: Server
     attacks = asyncio.gather(*(it.attack(server.port) for it in (*heads, *bodies, *leftovers)))
     slowest = 0.0
     async with httpx.AsyncClient(base_url=server.base_url, trust_env=False) as client:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while not attacks.done():
                 began = time.monotonic()
                 answer = await client.get("/health/live")
@@ -86,10 +86,10 @@ async def test_five_hundred_who_drip_are_cut_off_and_nobody_waits(server: Server
                 await asyncio.sleep(0.1)
         await attacks
     assert slowest < 2
-    # Deadlines of 10, 30 and 5 seconds; the rest is for a loaded machine.
-    assert max(it.lasted for it in heads) < 16
-    assert max(it.lasted for it in leftovers) < 12
-    assert max(it.lasted for it in bodies) < 38
+    # Deadlines of 10, 30 and 30 seconds, and 5 to read why; the rest is for a loaded machine.
+    assert max(it.lasted for it in heads) < 25
+    assert max(it.lasted for it in leftovers) < 60
+    assert max(it.lasted for it in bodies) < 60
     assert all(b" 400 " in it.answer and b"body_too_slow" in it.answer for it in bodies)
     assert all(it.answer.startswith(b"HTTP/1.1 200") for it in leftovers)
 

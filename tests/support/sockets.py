@@ -142,6 +142,13 @@ class Socket:
     async def expect_message(self, message_id: int) -> Frame:
         return await self.expect("new_message", lambda frame: frame["data"].get("id") == message_id)
 
+    async def follow(self, chat: dict[str, Any]) -> None:
+        """Wait until a chat that began meanwhile is told.
+
+        It is told as it is when it is read: of what was said before then no frame comes.
+        """
+        await self.expect("chat_created", {"id": chat["id"]}, scope="user")
+
     async def expect_close(self, code: int, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         """Wait until the server closes with this code."""
         async with asyncio.timeout(timeout_seconds), self._news:

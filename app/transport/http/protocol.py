@@ -1,16 +1,19 @@
-"""uvicorn's HTTP protocol as `python -m app` runs it: seven things added.
+"""uvicorn's HTTP protocol as `python -m app` runs it: eight things added.
 
 1. A deadline for the head of a request. Measured: without one, half a request line keeps a connection
    for ever, and a few thousand of them the server.
 2. A stop leaves idle connections open for a moment: a proxy may be sending a request on one of them,
    and must not repeat it elsewhere if that was a POST. Whoever asks is told to close.
-3. A body that nobody asked for has a deadline too. Measured: an answered request whose body never ends
-   keeps its connection for ever, for its first byte ends the patience with idle connections.
+3. A body that nobody asked for has deadlines too, between its pieces and in all. Measured: an answered
+   request whose body never ends keeps its connection for ever, for its first byte ends the patience with
+   idle connections.
 4. What uvicorn refuses itself (no HTTP, too many connections) is refused in our words and headers.
 5. Files that lie in the storage as they are go out without being copied, see `zero_copy.py`.
 6. The head is bounded while it comes. Measured: 20 MB of fields on one connection, which the edge would refuse
    once they are whole, were 385 MB of memory. Trailers are bounded alike, and are no part of it.
 7. Who takes nothing of an answer for a while is cut off: closing waits for what is unsent, for ever.
+8. Whoever is refused while the body still comes gets to read why: closing at once would reset the line, and
+   with it the answer. What comes is dropped for a while, as nginx's `lingering_close` does it.
 """
 
 import asyncio
@@ -57,9 +60,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     head_seconds: ClassVar[float] = 10.0
     drain_seconds: ClassVar[float] = 0.5
+    # Those of nginx: of silence, and of all of a body that nobody wants, from its head on.
     leftover_seconds: ClassVar[float] = 5.0
+    unwanted_seconds: ClassVar[float] = 30.0
     unread_seconds: ClassVar[float] = 90.0
     _leftover_timer: asyncio.TimerHandle | None = None
+    _unwanted_until = 0.0
+    _has_leftover_come = False
+    _ends_softly = False
     _unread_timer: asyncio.TimerHandle | None = None
     _is_within_message = False
     _is_within_head = False
@@ -78,6 +86,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
+        self._has_leftover_come = True
         if self._is_refused:
             return
         self._unfinished_bytes += len(data)
@@ -115,9 +124,10 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._is_within_head = False
         self._unfinished_bytes = 0
+        self._unwanted_until = self.loop.time() + self.unwanted_seconds
         self._stop_timer()
         app = cast("ASGIApp", cast("object", self.app))
-        sender = ZeroCopyApp(refuse_overload if self._is_full() else app)
+        sender = ZeroCopyApp(refuse_overload if self._is_full() else app, self._soften)
         self.app = sender
         earlier = self.cycle
         super().on_headers_complete()
@@ -139,10 +149,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self._ends_softly:
+            self._unset_keepalive_if_required()
+            self._is_refused = True
+            self._end_softly()
+            return
         # A pipelined request is another message, with its own application to read it.
-        is_leftover = self._is_within_message and self.cycle.response_complete
-        if is_leftover and self._leftover_timer is None:
-            self._leftover_timer = self.loop.call_later(self.leftover_seconds, self.transport.abort)
+        if self._is_within_message and self.cycle.response_complete:
+            self._watch_leftover()
 
     def send_400_response(self, msg: str) -> None:
         """The bytes were no HTTP, or too many of it."""
@@ -219,14 +233,29 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.message_event.set()
         self._end_softly()
 
+    def _soften(self, cycle: RequestResponseCycle) -> None:
+        """The last piece of an answer is about to be written, behind which uvicorn would close."""
+        if cycle is self.cycle and self._is_within_message and not cycle.keep_alive:
+            cycle.keep_alive = self._ends_softly = True
+
     def _end_softly(self) -> None:
         """Drop what still comes: closing at once would reset the line before the answer is read."""
-        if not self.transport.can_write_eof():
-            self.transport.close()
-            return
-        self.transport.write_eof()
+        # TLS has no such half; its peer knows the end of the answer by the length.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._watch_leftover()
+
+    def _watch_leftover(self) -> None:
         if self._leftover_timer is None:
-            self._leftover_timer = self.loop.call_later(self.leftover_seconds, self.transport.abort)
+            self._has_leftover_come = False
+            self._leftover_timer = self.loop.call_later(self.leftover_seconds, self._judge_leftover)
+
+    def _judge_leftover(self) -> None:
+        self._leftover_timer = None
+        if self._has_leftover_come and self.loop.time() < self._unwanted_until:
+            self._watch_leftover()
+        else:
+            self.transport.abort()
 
     def _is_full(self) -> bool:
         """This connection is among those that count."""
@@ -239,6 +268,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _close_if_idle(self) -> None:
         if self.transport.is_closing() or not self._is_idle():
+            return
+        if self._leftover_timer is not None:
+            self.transport.abort()
             return
         if end_unless_asked(self.transport.get_extra_info("socket").fileno()):
             self.transport.close()

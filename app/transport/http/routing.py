@@ -1,7 +1,6 @@
 """Routes that take strict input only: bounded UTF-8 JSON bodies, unambiguous queries."""
 
 import asyncio
-import contextlib
 import re
 import time
 from collections.abc import Callable, Coroutine
@@ -16,7 +15,6 @@ from fastapi.dependencies.utils import get_flat_params
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
@@ -42,9 +40,6 @@ DEFAULT_MAX_BODY_SIZE: Final = 1_048_576
 # Of whoever need not be known: codes, tokens and passwords are short, and anybody may send them.
 STRANGERS_BODY_SIZE: Final = 16_384
 BODY_SECONDS: Final = 30
-# Of a body over the limit this many times the limit is taken from the line, for so long.
-_DISCARD_TIMES: Final = 3
-_DISCARD_SECONDS: Final = 2
 
 _JSON_TYPE = re.compile(
     r'application/json\s*(?:;\s*charset\s*=\s*"?utf-?8"?\s*)?;?\s*', re.IGNORECASE
@@ -262,7 +257,6 @@ async def read_body(request: Request, limit: int) -> bytes:
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and (len(declared) > len(str(limit)) or int(declared) > limit):
-        await discard_rest(request)
         raise TooLarge(headers=CLOSE)
     chunks: list[bytes] = []
     size = 0
@@ -271,7 +265,6 @@ async def read_body(request: Request, limit: int) -> bytes:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
-                    await discard_rest(request)
                     raise TooLarge(headers=CLOSE)
                 chunks.append(chunk)
     except TimeoutError:
@@ -302,17 +295,6 @@ def _wait_for_client(seconds: float | None = None) -> None:
         call.end()
     else:
         call.postpone(seconds)
-
-
-async def discard_rest(request: Request) -> None:
-    """Whoever is still sending when the connection closes reads a reset instead of our answer."""
-    left = _DISCARD_TIMES * max_body_size(request)
-    with contextlib.suppress(TimeoutError, ClientDisconnect):
-        async with asyncio.timeout(_DISCARD_SECONDS):
-            async for chunk in request.stream():
-                left -= len(chunk)
-                if left < 0:
-                    return
 
 
 def max_body_size(request: Request) -> int:

@@ -26,11 +26,15 @@ class FileShorter(Exception):  # noqa: N818 - says what is found
 
 
 class ZeroCopyApp:
-    """The application of one request, which may send files. `cycle` is uvicorn's, told before it begins."""
+    """The application of one request, which may send files. `cycle` is uvicorn's, told before it begins.
 
-    def __init__(self, app: ASGIApp) -> None:
+    `before_end` is called when the last piece of the answer is about to be written.
+    """
+
+    def __init__(self, app: ASGIApp, before_end: Callable[[RequestResponseCycle], None]) -> None:
         self.cycle: RequestResponseCycle | None = None
         self._app = app
+        self._before_end = before_end
         self._socket: int | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,10 +59,13 @@ class ZeroCopyApp:
                 may_go_on=message.get("may_go_on", lambda: True),
             )
             if not message.get("more_body", False):
+                self._before_end(cycle)
                 await cycle.send({"type": "http.response.body", "body": b"", "more_body": False})
         elif message["type"] == ABORT:
             cycle.transport.abort()
         else:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                self._before_end(cycle)
             await cycle.send(message)  # pyright: ignore[reportArgumentType] - Starlette's type of the same
 
     async def _send_file(

@@ -26,7 +26,7 @@ async def test_a_channel_is_heard_from_joining_to_leaving(backend: Backend) -> N
     channel = await anna.channel("News", username="news_" + new_id()[:8])
     socket, admin = await bruno.connect(), await anna.connect()
     await bruno.post(f"/chats/{channel['id']}/join", expect=200)
-    await socket.expect("chat_created", scope="user")
+    await socket.follow(channel)
     told = await admin.expect("members_changed", {"chat_id": channel["id"]}, scope="user")
     assert [member["user"]["id"] for member in told["data"]["members"]] == [bruno.id]
     heard = await anna.say(channel, "heard")
@@ -35,7 +35,9 @@ async def test_a_channel_is_heard_from_joining_to_leaving(backend: Backend) -> N
     await socket.expect("chat_removed", {"chat_id": channel["id"]}, scope="user")
     unheard = await anna.say(channel, "not heard")
     await admin.expect_message(unheard["id"])
-    marker = await anna.say(await anna.private_chat(bruno), "marker")
+    elsewhere = await anna.private_chat(bruno)
+    await socket.follow(elsewhere)
+    marker = await anna.say(elsewhere, "marker")
     await socket.expect_message(marker["id"])
     assert socket.seen("new_message", {"id": unheard["id"]}) == []
 

@@ -80,6 +80,7 @@ async def test_a_removed_member_gets_nothing_more(backend: Backend) -> None:
     hidden = await anna.say(group, "without you")
     await watcher.expect_message(hidden["id"])
     elsewhere = await anna.private_chat(bruno)
+    await socket.follow(elsewhere)
     marker = await anna.say(elsewhere, "marker")
     await socket.expect_message(marker["id"])
     assert socket.seen("new_message", {"id": hidden["id"]}) == []

@@ -139,6 +139,7 @@ async def test_a_foreign_scope_answers_as_one_that_does_not_exist(backend: Backe
     assert polled[0]["updates"] == []
     message = await bruno.say(chat, "still secret")
     own = await eve.private_chat(eve)
+    await socket.follow(own)
     marker = await eve.say(own, "marker")
     await socket.expect_message(marker["id"])
     assert socket.seen("new_message", {"id": message["id"]}) == []

@@ -24,6 +24,8 @@ LARGE = 16_000_000
 
 class Hasty(HttpProtocol):
     head_seconds = 0.3
+    leftover_seconds = 0.5
+    unwanted_seconds = 2.0
     unread_seconds = 0.5
 
 
@@ -33,6 +35,11 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
         headers = [(b"content-length", b"%d" % LARGE)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": bytes(LARGE)})
+        return
+    if scope["path"] == "/refused":
+        headers = [(b"content-length", b"2"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 409, "headers": headers})
+        await send({"type": "http.response.body", "body": b"no"})
         return
     await asyncio.sleep(scope["path"] == "/slow" and 0.6)
     await send(
@@ -107,6 +114,57 @@ async def test_a_whole_head_has_all_the_time_of_its_request(address: tuple[str, 
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
         assert await reader.readexactly(2) == b"ok"
+    writer.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/refused"])
+async def test_whoever_sends_a_body_that_nobody_wants_reads_the_answer(
+    address: tuple[str, int], path: str
+) -> None:
+    """Also who reads only when all is sent, as many clients do."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n".encode())
+    for _ in range(16):
+        writer.write(bytes(LARGE // 16))
+        await writer.drain()
+        await asyncio.sleep(0.05)
+    async with asyncio.timeout(30):
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 409" if path == "/refused" else b"HTTP/1.1 200")
+        assert await reader.readexactly(2) in {b"no", b"ok"}
+        if path == "/refused":
+            assert await reader.read() == b""
+    writer.close()
+
+
+@pytest.mark.parametrize("pause", [0.1, 5.0])
+@pytest.mark.parametrize("path", ["/", "/refused"])
+async def test_a_body_that_nobody_wants_ends_in_time(
+    server: uvicorn.Server, address: tuple[str, int], path: str, pause: float
+) -> None:
+    _, writer = await asyncio.open_connection(*address)
+    writer.write(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\n".encode())
+    began = time.monotonic()
+
+    async def drip() -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(pause)
+
+    async def is_connected() -> bool:
+        return bool(server.server_state.connections)
+
+    async def is_cut_off() -> bool:
+        return not server.server_state.connections
+
+    dripping = asyncio.create_task(drip())
+    await eventually(is_connected)
+    await eventually(is_cut_off)
+    lasted = time.monotonic() - began
+    dripping.cancel()
+    assert lasted >= (Hasty.unwanted_seconds if pause < 1 else Hasty.leftover_seconds) - 0.1
     writer.close()
 
 
