@@ -4,6 +4,7 @@ from sqlalchemy import insert
 
 from app.features.files.errors import FileTooLarge
 from app.features.files.models import UploadRow
+from app.features.files.reservation import require_place
 from app.features.files.resumable.metadata import Metadata
 from app.features.files.resumable.queries import find_upload_by_id
 from app.features.files.resumable.room import require_room
@@ -17,7 +18,6 @@ from app.features.files.resumable.upload import (
     seal_metadata,
     upload_key,
 )
-from app.features.files.store import require_place
 from app.features.updates.log import lock_scopes
 from app.infra.cipher.keyring import user_key
 from app.infra.database.tx import Tx

@@ -173,7 +173,7 @@ async def test_an_upload_of_no_length_outlives_a_database_that_is_away(
         raise Unavailable
 
     anna = await depot.world.new_user()
-    monkeypatch.setattr("app.features.files.store.reserve", fail)
+    monkeypatch.setattr("app.features.files.reservation.reserve", fail)
     whole = Running(with_quota(depot, TAKEN), anna, LENGTH, None)
     assert (await whole.end())["size"] == LENGTH
     with pytest.raises(QuotaExceeded):

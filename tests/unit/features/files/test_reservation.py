@@ -38,12 +38,12 @@ async def pieces() -> AsyncIterator[bytes]:
 
 async def store(depot: Depot, renewals: Renewals, *, lost_after: float) -> int:
     owner_id = await depot.world.new_user()
-    store = "app.features.files.store"
+    reservation = "app.features.files.reservation"
     with (
-        patch(f"{store}._RENEWED_EVERY_SECONDS", -1),
-        patch(f"{store}._RETRIED_EVERY_SECONDS", -1),
-        patch(f"{store}._LOST_AFTER_SECONDS", lost_after),
-        patch(f"{store}.renew_notes", renewals.renew),
+        patch(f"{reservation}._RENEWED_EVERY_SECONDS", -1),
+        patch(f"{reservation}._RETRIED_EVERY_SECONDS", -1),
+        patch(f"{reservation}._LOST_AFTER_SECONDS", lost_after),
+        patch(f"{reservation}.renew_notes", renewals.renew),
     ):
         file = await store_upload(
             depot.services,
