@@ -153,6 +153,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._unset_keepalive_if_required()
             self._is_refused = True
             self._end_softly()
+            if self._is_draining:
+                self.loop.call_later(self.drain_seconds, self._close_if_idle)
             return
         # A pipelined request is another message, with its own application to read it.
         if self._is_within_message and self.cycle.response_complete:

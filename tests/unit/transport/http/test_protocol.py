@@ -25,7 +25,7 @@ LARGE = 16_000_000
 class Hasty(HttpProtocol):
     head_seconds = 0.3
     leftover_seconds = 0.5
-    unwanted_seconds = 2.0
+    unwanted_seconds = 4.0
     unread_seconds = 0.5
 
 
@@ -137,6 +137,14 @@ async def test_whoever_sends_a_body_that_nobody_wants_reads_the_answer(
     writer.close()
 
 
+async def keep_dripping(writer: asyncio.StreamWriter, pause: float = 0.1) -> None:
+    with contextlib.suppress(ConnectionError):
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(pause)
+
+
 @pytest.mark.parametrize("pause", [0.1, 5.0])
 @pytest.mark.parametrize("path", ["/", "/refused"])
 async def test_a_body_that_nobody_wants_ends_in_time(
@@ -146,25 +154,37 @@ async def test_a_body_that_nobody_wants_ends_in_time(
     writer.write(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\n".encode())
     began = time.monotonic()
 
-    async def drip() -> None:
-        with contextlib.suppress(ConnectionError):
-            while True:
-                writer.write(b"x")
-                await writer.drain()
-                await asyncio.sleep(pause)
-
     async def is_connected() -> bool:
         return bool(server.server_state.connections)
 
     async def is_cut_off() -> bool:
         return not server.server_state.connections
 
-    dripping = asyncio.create_task(drip())
+    dripping = asyncio.create_task(keep_dripping(writer, pause))
     await eventually(is_connected)
     await eventually(is_cut_off)
     lasted = time.monotonic() - began
     dripping.cancel()
     assert lasted >= (Hasty.unwanted_seconds if pause < 1 else Hasty.leftover_seconds) - 0.1
+    writer.close()
+
+
+async def test_a_stop_does_not_wait_for_a_body_that_nobody_wants(
+    server: uvicorn.Server, address: tuple[str, int]
+) -> None:
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\nx")
+    server.should_exit = True
+    async with asyncio.timeout(30):
+        while server.servers[0].is_serving():  # noqa: ASYNC110 - a condition of uvicorn's
+            await asyncio.sleep(0.01)
+        stopping = asyncio.create_task(keep_dripping(writer))
+        assert (await reader.readuntil(b"\r\n\r\nok")).startswith(b"HTTP/1.1 200")
+        began = time.monotonic()
+        while server.server_state.connections:  # noqa: ASYNC110 - a condition of uvicorn's
+            await asyncio.sleep(0.01)
+    assert time.monotonic() - began < 2.5
+    stopping.cancel()
     writer.close()
 
 
