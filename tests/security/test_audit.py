@@ -43,7 +43,7 @@ async def wait_until_chained(backend: Backend) -> None:
     async def is_empty() -> bool:
         return await read_values(backend.deployment, queued) == [0]
 
-    await eventually(is_empty, what="an empty queue", timeout_seconds=20)
+    await eventually(is_empty, what="an empty queue")
 
 
 async def test_each_thing_is_one_event_with_who_when_and_where(backend: Backend) -> None:
@@ -251,18 +251,19 @@ async def test_a_flood_is_a_few_rows_that_count_everything(backend: Backend) -> 
 
     await asyncio.gather(*(flood() for _ in range(8)))
     # What waits for its minute is written and chained when the server stops, and the head told.
-    node = backend.deployment.nodes[0]
-    node.stop()
+    for node in backend.deployment.nodes:
+        node.stop()
     queued = "SELECT count(*) FROM audit_events WHERE seq IS NULL"
     assert await read_values(backend.deployment, queued) == [0]
     newest = await read_values(backend.deployment, "SELECT max(seq) FROM audit_events")
     head = logged_events(backend.deployment, "audit_head")[-1]["head"]
     assert head.partition(":")[0] == str(newest[0])
-    node.start(LAUNCHER)
+    for node in backend.deployment.nodes:
+        node.start(LAUNCHER)
     assert logged_events(backend.deployment, "audit_head")[-1]["head"] == head
     rows = await read_events(backend.deployment, "--name", "token_refused")
     assert sum(event["count"] for event in rows) == 400
-    assert len(rows) <= 3
+    assert len(rows) <= 8
     assert (await verify(backend, "--head", head)).returncode == 0
 
 

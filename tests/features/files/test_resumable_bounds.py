@@ -278,16 +278,25 @@ class Sending:
         self._writer.transport.abort()
 
 
-def stored_bytes(backend: Backend) -> int:
+def objects_of(backend: Backend) -> set[Path]:
     files = backend.deployment.nodes[0].var_dir / "files"
-    return sum(path.stat().st_size for path in files.rglob("*") if path.is_file())
+    return {path for path in files.rglob("*") if path.is_file()}
+
+
+def bytes_beside(backend: Backend, before: set[Path]) -> int:
+    """What came since then; what was there may go meanwhile."""
+    total = 0
+    for path in objects_of(backend) - before:
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 async def test_of_bodies_with_a_checksum_one_at_a_time_is_stored(backend: Backend) -> None:
     """All of such a body lies in the storage before any of it counts: a hundred would fill the disk."""
     anna = await backend.sign_up()
     upload = await begin(anna, 64 * MIB)
-    before = stored_bytes(backend)
+    before = objects_of(backend)
     announced = {"Upload_Offset": "0", "Upload_Checksum": checksum(b"x")}
 
     async def open_one() -> Sending:
@@ -297,7 +306,7 @@ async def test_of_bodies_with_a_checksum_one_at_a_time_is_stored(backend: Backen
     await first.send(os.urandom(9 * MIB))
 
     async def is_stored() -> bool:
-        return stored_bytes(backend) - before >= 8 * MIB
+        return bytes_beside(backend, before) >= 8 * MIB
 
     await eventually(is_stored, timeout_seconds=30, what="parts that wait for their checksum")
 
@@ -308,19 +317,19 @@ async def test_of_bodies_with_a_checksum_one_at_a_time_is_stored(backend: Backen
 
     refused = await asyncio.gather(*(try_another() for _ in range(10)))
     assert set(refused) == {(409, "upload_busy")}
-    assert stored_bytes(backend) - before < 16 * MIB
+    assert bytes_beside(backend, before) < 16 * MIB
     # Without a checksum parts are committed as they come, and the offset judges: nobody waits for a dead line.
     assert (await upload.patch(b"x" * MIB, 0)).status_code == 204
     await first.send(os.urandom(5 * MIB))
     assert await first.refusal() == (409, "offset_mismatch")
-    await only_left(backend, before + 2 * MIB)
+    await only_left(backend, before, 2 * MIB)
     right = await upload.patch(b"y", MIB, Upload_Checksum=checksum(b"y"))
     assert right.headers["upload-offset"] == str(MIB + 1)
 
 
-async def only_left(backend: Backend, most: int) -> None:
+async def only_left(backend: Backend, before: set[Path], most: int) -> None:
     async def is_gone() -> bool:
-        return stored_bytes(backend) <= most
+        return bytes_beside(backend, before) <= most
 
     await eventually(is_gone, timeout_seconds=60, what="the end of what no upload has")
 
@@ -329,7 +338,7 @@ async def only_left(backend: Backend, most: int) -> None:
 async def test_what_was_not_taken_up_goes_at_once(backend: Backend, end: str) -> None:
     anna = await backend.sign_up()
     upload = await begin(anna, 64 * MIB)
-    before = stored_bytes(backend)
+    before = objects_of(backend)
     announced = {"Upload_Offset": "0", "Upload_Checksum": checksum(b"x")}
     sending = await Sending.open(anna, "PATCH", upload.path, size=9 * MIB, **announced)
     await sending.send(os.urandom(9 * MIB - 1))
@@ -339,11 +348,11 @@ async def test_what_was_not_taken_up_goes_at_once(backend: Backend, end: str) ->
     else:
 
         async def is_stored() -> bool:
-            return stored_bytes(backend) - before >= 8 * MIB
+            return bytes_beside(backend, before) >= 8 * MIB
 
         await eventually(is_stored, timeout_seconds=30, what="parts that wait for their checksum")
         sending.cut()
-    await only_left(backend, before + MIB)
+    await only_left(backend, before, MIB)
     # Nobody holds the upload any more.
     assert (await upload.patch(b"y", 0, Upload_Checksum=checksum(b"y"))).status_code == 204
 
@@ -382,7 +391,7 @@ async def test_too_many_parts_are_refused_before_they_are_stored(backend: Backen
     token = upload.path.rpartition("/")[2]
     most = f"UPDATE uploads SET parts_count = 9999 WHERE token = '{token}'"
     await change_rows(backend.deployment, most)
-    before = stored_bytes(backend)
+    before = objects_of(backend)
     content = os.urandom(5 * MIB)
     sending = await Sending.open(
         anna,
@@ -395,7 +404,7 @@ async def test_too_many_parts_are_refused_before_they_are_stored(backend: Backen
     await sending.send(content)
     # Long before the end of the body.
     assert await sending.refusal() == (413, "too_many_parts")
-    await only_left(backend, before)
+    await only_left(backend, before, 0)
 
 
 @pytest.mark.parametrize("end", ["checksum", "overrun", "disconnect"])
