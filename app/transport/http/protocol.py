@@ -13,7 +13,7 @@
    once they are whole, were 385 MB of memory. Trailers are bounded alike, and are no part of it.
 7. Who takes nothing of an answer for a while is cut off: closing waits for what is unsent, for ever.
 8. Whoever is refused while the body still comes gets to read why: closing at once would reset the line, and
-   with it the answer. What comes is dropped for a while, as nginx's `lingering_close` does it.
+   with it the answer. What comes is dropped for a while, as nginx's `lingering_close` does it, unless it drips.
 """
 
 import asyncio
@@ -49,6 +49,8 @@ MAX_TARGET_BYTES: Final = 8_000
 # Of a head that is within the bounds, its separators included: `: ` and a line end for each field.
 _MAX_UNFINISHED_BYTES: Final = MAX_TARGET_BYTES + MAX_HEADER_BYTES + 4 * MAX_HEADERS + 64
 _RETRY_SECONDS = 5
+# Of a body that nobody wants, from one look at it to the next: whoever sends less only means to stay.
+_LEAST_LEFTOVER_BYTES: Final = 4_096
 
 
 class _HeadRefused(Exception):  # noqa: N818 - says what happened
@@ -60,13 +62,17 @@ class HttpProtocol(HttpToolsProtocol):
 
     head_seconds: ClassVar[float] = 10.0
     drain_seconds: ClassVar[float] = 0.5
-    # Those of nginx: of silence, and of all of a body that nobody wants, from its head on.
+    # Those of nginx: how often one looks whether more of an unwanted body comes, and for how long.
     leftover_seconds: ClassVar[float] = 5.0
-    unwanted_seconds: ClassVar[float] = 30.0
+    lingering_seconds: ClassVar[float] = 30.0
     unread_seconds: ClassVar[float] = 90.0
     _leftover_timer: asyncio.TimerHandle | None = None
-    _unwanted_until = 0.0
-    _has_leftover_come = False
+    _lingers_until = 0.0
+    # Since the last look.
+    _come_bytes = 0
+    # It was refused because there are too many: its place is wanted.
+    _is_overfull = False
+    # Its answer says that the connection ends, and its body still comes.
     _ends_softly = False
     _unread_timer: asyncio.TimerHandle | None = None
     _is_within_message = False
@@ -76,7 +82,8 @@ class HttpProtocol(HttpToolsProtocol):
     # What came since the parser last got on: a head or trailers without an end.
     _unfinished_bytes = 0
     _excess: Problem | None = None
-    _is_refused = False
+    # What comes is dropped unparsed.
+    _is_deaf = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - as uvicorn
         super().connection_made(transport)
@@ -86,8 +93,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        self._has_leftover_come = True
-        if self._is_refused:
+        self._come_bytes += len(data)
+        if self._is_deaf:
             return
         self._unfinished_bytes += len(data)
         super().data_received(data)
@@ -95,6 +102,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._judge_unfinished()
 
     def on_message_begin(self) -> None:
+        if self._ends_softly:
+            self._is_deaf = True
+            raise _HeadRefused
         super().on_message_begin()
         self._is_within_message = self._is_within_head = True
         self._unfinished_bytes = 0
@@ -124,10 +134,10 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._is_within_head = False
         self._unfinished_bytes = 0
-        self._unwanted_until = self.loop.time() + self.unwanted_seconds
         self._stop_timer()
         app = cast("ASGIApp", cast("object", self.app))
-        sender = ZeroCopyApp(refuse_overload if self._is_full() else app, self._soften)
+        self._is_overfull = self._is_full()
+        sender = ZeroCopyApp(refuse_overload if self._is_overfull else app, self._soften)
         self.app = sender
         earlier = self.cycle
         super().on_headers_complete()
@@ -144,24 +154,38 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_within_message = False
         self._unfinished_bytes = 0
         if self._leftover_timer is not None:
+            # All of what nobody wanted has come.
             self._leftover_timer.cancel()
             self._leftover_timer = None
+            if self._ends_softly:
+                self.transport.close()
+            elif not self.transport.is_closing():
+                self._expect_next()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self.cycle.response_complete:
+            # Up to 128 KiB that nobody has read.
+            self.cycle.body = bytearray()
         if self._ends_softly:
             self._unset_keepalive_if_required()
-            self._is_refused = True
-            self._end_softly()
+            if self._is_within_message:
+                self._end_softly()
+            else:
+                self.transport.close()
             if self._is_draining:
                 self.loop.call_later(self.drain_seconds, self._close_if_idle)
             return
         # A pipelined request is another message, with its own application to read it.
-        if self._is_within_message and self.cycle.response_complete:
+        if self._is_within_body() and self.cycle.response_complete:
             self._watch_leftover()
 
     def send_400_response(self, msg: str) -> None:
         """The bytes were no HTTP, or too many of it."""
+        if self._is_deaf:
+            return
         self._refuse(self._excess or BadRequest("This is not an HTTP request"))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -185,7 +209,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_draining = True
         if self._is_idle():
             self.loop.call_later(self.drain_seconds, self._close_if_idle)
-        else:
+        elif not self._ends_softly:
             super().shutdown()
 
     def handle_websocket_upgrade(self) -> None:
@@ -207,22 +231,27 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue] - as uvicorn does
 
     def _judge_unfinished(self) -> None:
-        if self._is_refused:
+        if self._is_deaf:
             return
         if self._unfinished_bytes > _MAX_UNFINISHED_BYTES:
             self._refuse(HeadersTooLarge())
         elif self._head_timer is None and not self._is_within_message and self._is_idle():
-            # An empty line between two requests is none: the patience with idle connections goes on.
+            # An empty line between two requests is none.
+            self._expect_next()
+
+    def _expect_next(self) -> None:
+        """The patience with idle connections goes on: whatever comes has ended it."""
+        if self.timeout_keep_alive_task is None:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
     def _refuse(self, problem: Problem) -> None:
         """Parse no more; answer where this request's answer is due, and end."""
-        self._is_refused = True
+        self._is_deaf = True
         self._stop_timer()
         cycle = cast("RequestResponseCycle | None", self.cycle)
-        is_within_body = self._is_within_message and not self._is_within_head
+        is_within_body = self._is_within_body()
         if not is_within_body and not self._is_idle():
             # What was asked before is answered first.
             self.cycle.keep_alive = False
@@ -237,27 +266,39 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _soften(self, cycle: RequestResponseCycle) -> None:
         """The last piece of an answer is about to be written, behind which uvicorn would close."""
-        if cycle is self.cycle and self._is_within_message and not cycle.keep_alive:
+        if cycle is self.cycle and self._is_within_body() and not cycle.keep_alive:
             cycle.keep_alive = self._ends_softly = True
 
     def _end_softly(self) -> None:
         """Drop what still comes: closing at once would reset the line before the answer is read."""
-        # TLS has no such half; its peer knows the end of the answer by the length.
+        self.flow.resume_reading()
+        # TLS has no such half: the line is closed when all has come.
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            with contextlib.suppress(OSError):
+                self.transport.write_eof()
         self._watch_leftover()
 
     def _watch_leftover(self) -> None:
         if self._leftover_timer is None:
-            self._has_leftover_come = False
-            self._leftover_timer = self.loop.call_later(self.leftover_seconds, self._judge_leftover)
+            seconds = 0.0 if self._is_overfull else self.lingering_seconds
+            self._lingers_until = self.loop.time() + seconds
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._come_bytes = 0
+        self._leftover_timer = self.loop.call_later(self.leftover_seconds, self._judge_leftover)
 
     def _judge_leftover(self) -> None:
-        self._leftover_timer = None
-        if self._has_leftover_come and self.loop.time() < self._unwanted_until:
-            self._watch_leftover()
+        if self.transport.get_write_buffer_size():
+            self._watch_reader()
+            self._look_later()
+        elif self._come_bytes >= _LEAST_LEFTOVER_BYTES and self.loop.time() < self._lingers_until:
+            self._look_later()
         else:
             self.transport.abort()
+
+    def _is_within_body(self) -> bool:
+        return self._is_within_message and not self._is_within_head
 
     def _is_full(self) -> bool:
         """This connection is among those that count."""
@@ -272,7 +313,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing() or not self._is_idle():
             return
         if self._leftover_timer is not None:
-            self.transport.abort()
+            if not self.transport.get_write_buffer_size():
+                self.transport.abort()
             return
         if end_unless_asked(self.transport.get_extra_info("socket").fileno()):
             self.transport.close()

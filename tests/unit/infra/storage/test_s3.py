@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from app.infra.storage.s3 import S3Storage
 from app.settings import FileSettings, SettingsError
 from tests.faults.tcp_proxy import Link, TcpProxy
 from tests.support.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server, run_s3_server
+from tests.support.servers import ROOT
 from tests.support.waiting import eventually
 from tests.unit.infra.storage.stores import (
     files_at,
@@ -508,3 +510,50 @@ async def held() -> AsyncIterator[bytes]:
 
 async def _is(fact: bool) -> bool:
     return fact
+
+
+ONE_CALL = """
+import asyncio
+from contextlib import suppress
+
+from app.infra.storage.port import StorageUnavailable
+from app.infra.storage.s3 import Bucket, S3Storage
+
+
+async def main():
+    storage = S3Storage(Bucket(
+        name="bucket", prefix="", endpoint="http://127.0.0.1:1", region="x", access_key="a", secret_key="b"
+    ))
+    with suppress(StorageUnavailable):
+        await storage.delete("a" * 32)
+    await storage.close()
+
+
+asyncio.run(main())
+"""
+
+
+async def test_a_process_that_ends_behind_its_last_call_is_not_aborted() -> None:
+    """Beside other work one of eight was, for the interpreter was gone when obstore's threads came back to it."""
+
+    async def run() -> list[int | None]:
+        ends: list[int | None] = []
+        for _ in range(6):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", ONE_CALL, cwd=ROOT, stderr=asyncio.subprocess.PIPE
+            )
+            await process.communicate()
+            ends.append(process.returncode)
+        return ends
+
+    others = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", "while True: pass")
+        for _ in range(3)
+    ]
+    try:
+        ends = await asyncio.gather(*(run() for _ in range(3)))
+    finally:
+        for other in others:
+            other.kill()
+            await other.wait()
+    assert ends == [[0] * 6] * 3

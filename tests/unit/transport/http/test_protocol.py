@@ -4,14 +4,17 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 
 from app.transport.http.protocol import HttpProtocol, end_unless_asked
+from tests.support.certificates import make_certificate
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +28,7 @@ LARGE = 16_000_000
 class Hasty(HttpProtocol):
     head_seconds = 0.3
     leftover_seconds = 0.5
-    unwanted_seconds = 4.0
+    lingering_seconds = 2.0
     unread_seconds = 0.5
 
 
@@ -36,7 +39,17 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": bytes(LARGE)})
         return
-    if scope["path"] == "/refused":
+    if scope["path"] == "/drawn-out":
+        # Two pieces, and in between all of the body has come, and more.
+        headers = [(b"content-length", b"4"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 409, "headers": headers})
+        await send({"type": "http.response.body", "body": b"no", "more_body": True})
+        await asyncio.sleep(0.6)
+        await send({"type": "http.response.body", "body": b"no"})
+        return
+    if scope["path"] == "/late":
+        await asyncio.sleep(2 * Hasty.lingering_seconds)
+    if scope["path"] in {"/refused", "/late"}:
         headers = [(b"content-length", b"2"), (b"connection", b"close")]
         await send({"type": "http.response.start", "status": 409, "headers": headers})
         await send({"type": "http.response.body", "body": b"no"})
@@ -61,9 +74,17 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 async def server(anyio_backend: Any) -> AsyncIterator[uvicorn.Server]:
     del anyio_backend
+    async with serving() as server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def serving(**options: Any) -> AsyncIterator[uvicorn.Server]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(answer, http=Hasty, lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        answer, http=Hasty, lifespan="off", log_config=None, access_log=False, **options
+    )
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     async with asyncio.timeout(30):
@@ -117,74 +138,217 @@ async def test_a_whole_head_has_all_the_time_of_its_request(address: tuple[str, 
     writer.close()
 
 
-@pytest.mark.parametrize("path", ["/", "/refused"])
+def begin(writer: asyncio.StreamWriter, path: str, length: int, *more: str) -> None:
+    lines = [f"POST {path} HTTP/1.1", "Host: a", f"Content-Length: {length}", *more, "", ""]
+    writer.write("\r\n".join(lines).encode())
+
+
+@pytest.mark.parametrize("path", ["/", "/refused", "/late"])
 async def test_whoever_sends_a_body_that_nobody_wants_reads_the_answer(
     address: tuple[str, int], path: str
 ) -> None:
-    """Also who reads only when all is sent, as many clients do."""
+    """Also who reads only when all is sent, as many clients do, and whose refusal comes late."""
     reader, writer = await asyncio.open_connection(*address)
-    writer.write(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n".encode())
+    begin(writer, path, LARGE)
     for _ in range(16):
         writer.write(bytes(LARGE // 16))
         await writer.drain()
         await asyncio.sleep(0.05)
     async with asyncio.timeout(30):
         head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 409" if path == "/refused" else b"HTTP/1.1 200")
+        assert head.startswith(b"HTTP/1.1 200" if path == "/" else b"HTTP/1.1 409")
         assert await reader.readexactly(2) in {b"no", b"ok"}
-        if path == "/refused":
+        if path != "/":
             assert await reader.read() == b""
     writer.close()
 
 
-async def keep_dripping(writer: asyncio.StreamWriter, pause: float = 0.1) -> None:
+async def test_who_is_refused_is_told_at_once_that_it_is_the_end(address: tuple[str, int]) -> None:
+    reader, writer = await asyncio.open_connection(*address)
+    dripping = asyncio.create_task(keep_sending(writer, bytes(50_000)))
+    begin(writer, "/refused", LARGE)
+    began = time.monotonic()
+    async with asyncio.timeout(30):
+        assert (await reader.read()).endswith(b"no")
+    assert time.monotonic() - began < Hasty.lingering_seconds
+    dripping.cancel()
+    writer.close()
+
+
+async def test_an_answer_is_read_by_who_went_on_long_after_the_head(
+    address: tuple[str, int],
+) -> None:
+    """The patience begins with the answer: an upload may be refused after an hour."""
+    reader, writer = await asyncio.open_connection(*address)
+    begin(writer, "/late", 10 * LARGE)
+    sending = asyncio.create_task(keep_sending(writer, bytes(20_000)))
+    async with asyncio.timeout(30):
+        await reader.readuntil(b"\r\n\r\nno")
+        began = time.monotonic()
+        await sending
+    assert time.monotonic() - began >= Hasty.lingering_seconds - Hasty.leftover_seconds
+    writer.close()
+
+
+async def test_under_tls_the_line_ends_as_soon_as_all_of_the_body_has_come(
+    anyio_backend: Any, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no half of it that could be closed."""
+    del anyio_backend
+    monkeypatch.setattr(Hasty, "leftover_seconds", 20.0)
+    made = directory / "certificate"
+    make_certificate(made)
+    files = {"ssl_certfile": made / "fullchain.pem", "ssl_keyfile": made / "privkey.pem"}
+    context = ssl.create_default_context(cafile=made / "fullchain.pem")
+    async with serving(**files) as server:
+        _, port = server.servers[0].sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        begin(writer, "/refused", LARGE)
+        began = time.monotonic()
+        async with asyncio.timeout(30):
+            for _ in range(16):
+                writer.write(bytes(LARGE // 16))
+                await writer.drain()
+            assert (await reader.read()).endswith(b"\r\n\r\nno")
+        assert time.monotonic() - began < Hasty.leftover_seconds
+        writer.close()
+
+
+async def keep_sending(writer: asyncio.StreamWriter, data: bytes, pause: float = 0.05) -> None:
     with contextlib.suppress(ConnectionError):
         while True:
-            writer.write(b"x")
+            writer.write(data)
             await writer.drain()
             await asyncio.sleep(pause)
 
 
-@pytest.mark.parametrize("pause", [0.1, 5.0])
 @pytest.mark.parametrize("path", ["/", "/refused"])
+@pytest.mark.parametrize(("size", "pause"), [(5_000, 0.1), (1, 0.1), (1, 30.0)])
 async def test_a_body_that_nobody_wants_ends_in_time(
-    server: uvicorn.Server, address: tuple[str, int], path: str, pause: float
+    server: uvicorn.Server, address: tuple[str, int], path: str, size: int, pause: float
 ) -> None:
     _, writer = await asyncio.open_connection(*address)
-    writer.write(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\n".encode())
+    begin(writer, path, LARGE)
     began = time.monotonic()
-
-    async def is_connected() -> bool:
-        return bool(server.server_state.connections)
-
-    async def is_cut_off() -> bool:
-        return not server.server_state.connections
-
-    dripping = asyncio.create_task(keep_dripping(writer, pause))
-    await eventually(is_connected)
-    await eventually(is_cut_off)
+    sending = asyncio.create_task(keep_sending(writer, bytes(size), pause))
+    await eventually(lambda: holds(bool(server.server_state.connections)))
+    await eventually(lambda: holds(not server.server_state.connections))
     lasted = time.monotonic() - began
-    dripping.cancel()
-    assert lasted >= (Hasty.unwanted_seconds if pause < 1 else Hasty.leftover_seconds) - 0.1
+    sending.cancel()
     writer.close()
+    if size > 1:
+        assert lasted >= Hasty.lingering_seconds - 0.1
+    else:
+        assert Hasty.leftover_seconds - 0.1 <= lasted < Hasty.lingering_seconds - 0.1
+
+
+async def holds(value: bool) -> bool:
+    return value
+
+
+async def test_who_sends_the_body_after_the_answer_is_idle_then(
+    server: uvicorn.Server, address: tuple[str, int]
+) -> None:
+    """Its bytes have ended the patience with idle connections."""
+    reader, writer = await asyncio.open_connection(*address)
+    begin(writer, "/", 1)
+    await reader.readuntil(b"\r\n\r\nok")
+    writer.write(b"x" + WHOLE)
+    await reader.readuntil(b"\r\n\r\nok")
+    begin(writer, "/", 1)
+    await reader.readuntil(b"\r\n\r\nok")
+    writer.write(b"x")
+    [connection] = server.server_state.connections
+    assert isinstance(connection, HttpProtocol)
+    await eventually(lambda: holds(connection.timeout_keep_alive_task is not None))
+    connection.timeout_keep_alive = 0.1  # type: ignore[assignment]
+    begin(writer, "/", 1)
+    await reader.readuntil(b"\r\n\r\nok")
+    writer.write(b"x")
+    async with asyncio.timeout(30):
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_what_follows_an_answer_that_ends_the_line_is_not_begun(
+    server: uvicorn.Server, address: tuple[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await asyncio.open_connection(*address)
+    begin(writer, "/drawn-out", 2)
+    await reader.readuntil(b"\r\n\r\nno")
+    writer.write(b"xx" + WHOLE)
+    async with asyncio.timeout(30):
+        assert await reader.read() == b"no"
+    assert server.server_state.total_requests == 1
+    assert caplog.records == []
+    writer.close()
+
+
+async def test_what_was_sent_before_the_end_of_the_line_is_not_kept(
+    server: uvicorn.Server, address: tuple[str, int]
+) -> None:
+    reader, writer = await asyncio.open_connection(*address)
+    begin(writer, "/drawn-out", LARGE)
+    writer.write(bytes(100_000))
+    await reader.readuntil(b"\r\n\r\nnono")
+    [connection] = server.server_state.connections
+    assert isinstance(connection, HttpProtocol)
+    assert not connection.cycle.body
+    writer.close()
+
+
+async def test_bad_bytes_behind_much_of_a_body_are_refused_in_words(
+    address: tuple[str, int],
+) -> None:
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(b"POST /slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    writer.write(b"186a0\r\n" + bytes(100_000) + b"\r\nnone\r\n")
+    async with asyncio.timeout(30):
+        for _ in range(40):
+            writer.write(bytes(500_000))
+            await writer.drain()
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 400")
+    writer.close()
+
+
+async def test_an_answer_that_is_being_read_is_not_cut_off_for_its_body(
+    address: tuple[str, int],
+) -> None:
+    """Slower than the looks at what still comes."""
+    line = socket.socket()
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    line.connect(address)
+    line.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(
+        line,
+        b"POST /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1\r\n\r\n",
+    )
+    taken = 0
+    async with asyncio.timeout(60):
+        while piece := await loop.sock_recv(line, 262_144):
+            taken += len(piece)
+            await asyncio.sleep(0.02)
+    assert taken > LARGE
+    line.close()
 
 
 async def test_a_stop_does_not_wait_for_a_body_that_nobody_wants(
     server: uvicorn.Server, address: tuple[str, int]
 ) -> None:
     reader, writer = await asyncio.open_connection(*address)
-    writer.write(b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\nx")
+    begin(writer, "/slow", LARGE)
     server.should_exit = True
     async with asyncio.timeout(30):
         while server.servers[0].is_serving():  # noqa: ASYNC110 - a condition of uvicorn's
             await asyncio.sleep(0.01)
-        stopping = asyncio.create_task(keep_dripping(writer))
+        sending = asyncio.create_task(keep_sending(writer, bytes(50_000)))
         assert (await reader.readuntil(b"\r\n\r\nok")).startswith(b"HTTP/1.1 200")
         began = time.monotonic()
         while server.server_state.connections:  # noqa: ASYNC110 - a condition of uvicorn's
             await asyncio.sleep(0.01)
-    assert time.monotonic() - began < 2.5
-    stopping.cancel()
+    assert time.monotonic() - began < Hasty.lingering_seconds - 0.4
+    sending.cancel()
     writer.close()
 
 
