@@ -50,6 +50,9 @@ class ZeroCopyApp:
 
     async def _send(self, message: Message) -> None:
         cycle = cast("RequestResponseCycle", self.cycle)
+        if cycle.transport.is_closing():
+            # uvicorn tells only the newest of several requests that wait for their answers.
+            cycle.disconnected = True
         if message["type"] == ZERO_COPY:
             await self._send_file(
                 cycle,
@@ -131,7 +134,8 @@ async def _empty(cycle: RequestResponseCycle) -> None:
                 else:
                     await asyncio.sleep(0)
     finally:
-        transport.set_write_buffer_limits()
+        if not transport.is_closing():
+            transport.set_write_buffer_limits()
 
 
 async def _wait_writable(descriptor: int) -> None:
