@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol as `python -m app` runs it: eight things added.
+"""uvicorn's HTTP protocol as `python -m app` runs it: nine things added.
 
 1. A deadline for the head of a request. Measured: without one, half a request line keeps a connection
    for ever, and a few thousand of them the server.
@@ -14,6 +14,8 @@
 7. Who takes nothing of an answer for a while is cut off: closing waits for what is unsent, for ever.
 8. Whoever is refused while the body still comes gets to read why: closing at once would reset the line, and
    with it the answer. What comes is dropped for a while, as nginx's `lingering_close` does it, unless it drips.
+9. Few requests wait for the answers to earlier ones, and no upgrade does: another protocol would take the line
+   from them, and leave their tasks for good.
 """
 
 import asyncio
