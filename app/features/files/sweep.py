@@ -8,17 +8,14 @@ from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
-from sqlalchemy import select
 
 from app.features.files.doomed import doom_objects
 from app.features.files.installation import claim_storage, list_known
 from app.infra.database.database import Database
-from app.infra.database.tables import ServerStateRow
+from app.infra.database.turns import take_turn
 from app.infra.database.tx import Tx
-from app.infra.database.upsert import upsert
 from app.infra.services import Services
 from app.infra.storage.names import MARKER
-from app.kernel.clock import from_milliseconds, to_milliseconds
 
 SWEEP_EVERY: Final = timedelta(days=1)
 # Younger objects may be of uploads that are still under way.
@@ -59,21 +56,7 @@ async def sweep_storage(services: Services, *, before: datetime) -> int:
 
 async def claim_sweep(db: Database) -> bool:
     """Whether it is time for it, and no other worker took it."""
-
-    async def work(tx: Tx) -> bool:
-        await tx.lock_names([_BEGAN_AT])
-        statement = select(ServerStateRow.value).where(ServerStateRow.name == _BEGAN_AT)
-        began_at = await tx.scalar(statement)
-        if began_at is not None:
-            age = tx.now - from_milliseconds(int(began_at))
-            # One that begins in the future was begun by a wrong clock.
-            if timedelta() <= age < SWEEP_EVERY:
-                return False
-        row = {"name": _BEGAN_AT, "value": str(to_milliseconds(tx.now))}
-        await upsert(tx, ServerStateRow, [row], index=["name"], update=["value"])
-        return True
-
-    return await db.write(work)
+    return await db.write(lambda tx: take_turn(tx, _BEGAN_AT, every=SWEEP_EVERY))
 
 
 async def _list_old(services: Services, *, before: datetime) -> AsyncGenerator[Sequence[str]]:

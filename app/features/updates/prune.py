@@ -15,10 +15,8 @@ from sqlalchemy import bindparam, delete, select
 
 from app.features.updates.models import ScopeRow, UpdateRow
 from app.infra.database.database import LONG_SECONDS, Database
-from app.infra.database.tables import ServerStateRow
+from app.infra.database.turns import take_turn
 from app.infra.database.tx import Tx
-from app.infra.database.upsert import upsert
-from app.kernel.clock import from_milliseconds, to_milliseconds
 from app.kernel.scopes import Scope, ScopeKind
 
 PASS_EVERY = timedelta(hours=6)
@@ -76,21 +74,9 @@ async def prune_updates(db: Database, *, before: datetime) -> int:
 
 async def claim_pass(db: Database) -> bool:
     """Whether it is time for a pass, and no other worker took it."""
-
-    async def work(tx: Tx) -> bool:
-        await tx.lock_names([_BEGAN_AT])
-        statement = select(ServerStateRow.value).where(ServerStateRow.name == _BEGAN_AT)
-        began_at = await tx.scalar(statement)
-        if began_at is not None:
-            age = tx.now - from_milliseconds(int(began_at))
-            # One that begins in the future was begun by a wrong clock.
-            if timedelta() <= age < PASS_EVERY:
-                return False
-        row = {"name": _BEGAN_AT, "value": str(to_milliseconds(tx.now))}
-        await upsert(tx, ServerStateRow, [row], index=["name"], update=["value"])
-        return True
-
-    return await db.write(work, timeout_seconds=LONG_SECONDS)
+    return await db.write(
+        lambda tx: take_turn(tx, _BEGAN_AT, every=PASS_EVERY), timeout_seconds=LONG_SECONDS
+    )
 
 
 async def _find_expired(
